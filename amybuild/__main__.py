@@ -1,0 +1,5 @@
+"""``python -m amybuild``."""
+
+from amybuild.cli import run
+
+run()

@@ -1,0 +1,36 @@
+"""What an action is given: its parameters, its inputs as folders, an empty folder for its output."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Called by an action as it goes; raises `Interrupted` when the build is being stopped."""
+
+    def __call__(self, done: int, total: int, **fields: float | str) -> None: ...
+
+
+def silent(done: int, total: int, **fields: float | str) -> None:
+    """A `Progress` that shows nothing (tests, library use)."""
+
+
+@dataclass(frozen=True)
+class ActionContext:
+    """One run of one action. An action reads `inputs`, writes below `out`, and touches nothing else."""
+
+    action: str  # "task.listening/train"
+    key: str  # the action key (hex); every random number is a function of it
+    params: Mapping[str, Any]  # JSON values
+    inputs: Mapping[str, Path]  # role -> folder of that artifact (read-only; files may be symlinks)
+    out: Path  # an empty folder; all that is written below it becomes the artifact
+    progress: Progress = field(default=silent)
+
+    def seed(self, purpose: str, step: int = 0) -> int:
+        """A 63-bit seed that depends on the action key, the purpose and the step only."""
+        text = f"{self.key}\0{purpose}\0{step}".encode()
+        return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1

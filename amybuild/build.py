@@ -1,0 +1,333 @@
+"""The program on one page: load, analyze, plan, execute, publish. The only module that knows all stages."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import amybuild
+from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.history import BuildRecord, History, build_hash
+from amybuild.cache.memo import Memo
+from amybuild.cache.store import Store
+from amybuild.digest import digest_value
+from amybuild.errors import ActionError, AmyError, CheckError, InputError, PinError
+from amybuild.events import Event, Sink
+from amybuild.graph.analyze import analyze
+from amybuild.graph.graph import Action, ActionGraph
+from amybuild.graph.rules import RULES
+from amybuild.memory.graph import read_graph
+from amybuild.personafile.load import Variant, load
+from amybuild.personafile.lock import Lock, parse
+from amybuild.personafile.schema import Persona
+from amybuild.plan.code import CodeIndex, library_versions, source_stats
+from amybuild.plan.explain import Explanation, explain
+from amybuild.plan.key import components_from_json
+from amybuild.plan.plan import Identity, Plan, make_plan
+
+CACHE_VERSION = "v1"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    file: Path = Path("Personafile.toml")
+    targets: tuple[str, ...] = ()
+    variant: Variant = field(default_factory=Variant)
+    force: tuple[str, ...] = ()
+    jobs: int = 2
+    keep_going: bool = False
+    locked: bool = False
+    check: bool = False
+    out: Path | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """A cached result as the planner sees it."""
+
+    output: str
+    seconds: float
+    components: tuple[Any, ...]
+
+
+@dataclass
+class Summary:
+    """What a build did, for people and for ``--json``."""
+
+    persona: str
+    ran: list[str] = field(default_factory=list)
+    hits: list[str] = field(default_factory=list)
+    failed: dict[str, AmyError] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
+    build: str | None = None
+    product: Path | None = None
+    published: bool = False
+    restored: list[str] = field(default_factory=list)  # product files that had been changed from outside
+    saved: float = 0.0  # seconds that the reused actions took when they ran
+    info: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Project:
+    """A loaded persona with its action graph and its cache: what every command starts from."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.persona: Persona = load(options.file, options.variant)
+        self.store, self.history = open_cache(self.persona.file.parent)
+        self.cache = ActionCache(self.store)
+        self.memo = Memo(self.store.root / "files.json")
+        memory = read_graph(self.persona.graph, self.persona.root)
+        self.warnings = tuple(memory.warnings)
+        self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
+        self.identity = self._identity()
+        self.actions: dict[str, Action] = self.graph.select(options.targets)
+        self.forced = frozenset(options.force and self._own(options.force))
+
+    def _own(self, names: tuple[str, ...]) -> list[str]:
+        """The actions of targets themselves, without what they need."""
+        self.graph.select(names)
+        everything = set(self.graph.actions) if "persona" in names else set()
+        return [*everything, *(id for id, a in self.graph.actions.items() if a.target in names or id in names)]
+
+    def _identity(self) -> Identity:
+        root = Path(amybuild.__file__).parent
+        rules = sorted(RULES)
+        table = [[name, RULES[name].entry] for name in rules]
+
+        def find() -> dict[str, dict[str, str]]:
+            index = CodeIndex(root, "amybuild")
+            return {name: index.closure(entry) for name, entry in table}
+
+        code = self.memo.get("code", [source_stats(root), table], find)
+        libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
+        return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
+
+    def known(self, key: str) -> Known | None:
+        """The cached result under `key`, as the planner sees it."""
+        return _known(self.cache.lookup(key))
+
+    def plan(self) -> Plan:
+        return make_plan(self.actions, self.identity, self.known, self.forced)
+
+    def explain(self) -> Explanation:
+        """Why each selected action is stale or not. Reads only."""
+
+        def last(action: str) -> tuple[str, Known | None] | None:
+            key = self.history.last_key(action)
+            return None if key is None else (key, _known(self.cache.record(key)))
+
+        return explain(self.plan(), last)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the selection is the persona (then there is a product)."""
+        return len(self.actions) == len(self.graph.actions)
+
+    @property
+    def folder(self) -> Path:
+        out = self.options.out
+        return (out if out is not None else self.persona.root / "dist" / self.persona.name).absolute()
+
+
+def _known(record: Record | None) -> Known | None:
+    if record is None:
+        return None
+    return Known(record.output, record.seconds, components_from_json(record.manifest))
+
+
+def open_cache(root: Path) -> tuple[Store, History]:
+    """The cache of the project at `root`: ``cache/`` there, or the folder that AMYBUILD_CACHE names."""
+    place = os.environ.get("AMYBUILD_CACHE")
+    cache = (Path(place).expanduser() if place else root / "cache").absolute() / CACHE_VERSION
+    return Store(cache), History(cache, root.resolve())
+
+
+def run_action(
+    action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]
+) -> None:
+    """Import the rule's function (only now: it may bring torch) and call it."""
+    from amybuild.actions.context import ActionContext
+
+    module, _, function = RULES[action.rule].entry.partition(":")
+    run = getattr(importlib.import_module(module), function)
+    run(ActionContext(action.id, key, action.params, inputs, out, progress))
+
+
+def host() -> dict[str, Any]:
+    """The fingerprint of where an action ran: recorded, not part of any key."""
+    import platform
+
+    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        found["cpu"] = torch.backends.cpu.get_cpu_capability()
+        if torch.cuda.is_available():
+            found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def build(project: Project, sink: Sink) -> Summary:
+    """Bring the selected targets, and with the whole persona its product, up to date."""
+    from amybuild.execute.local import LocalExecutor
+
+    options, persona = project.options, project.persona
+    if options.locked:
+        check_locked(project)
+    executor = LocalExecutor(
+        project.store,
+        project.cache,
+        run_action,
+        sink,
+        heavy=frozenset(name for name, rule in RULES.items() if rule.heavy),
+        jobs=options.jobs,
+        keep_going=options.keep_going,
+        compare=options.check,
+        host=host,
+        source_digest=project.memo.digest_path,
+    )
+    forced = frozenset(project.actions) if options.check else project.forced
+    try:
+        outcome = executor.run(project.actions, project.identity, forced)
+    finally:
+        project.store.close()
+    summary = Summary(persona.name, outcome.ran, outcome.hits, outcome.failed, outcome.blocked, warnings=project.warnings)
+    summary.saved = sum(outcome.records[id].seconds for id in outcome.hits)
+    if outcome.differs and options.check:
+        names = ", ".join(outcome.differs)
+        raise CheckError(f"another result than the cached one: {names}", remedy="see DESIGN.md, What is bit-exact")
+    project.history.note(outcome.keys)
+    project.memo.save()
+    if project.whole and not outcome.failed and not outcome.blocked:
+        _finish(project, outcome.records, summary, sink)
+    return summary
+
+
+def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
+    """Record the build and put its product in place, unless it lies there untouched."""
+    from amybuild.product import intact, link_map, publish
+
+    persona, history, folder = project.persona, project.history, project.folder
+    outputs = {id: record.output for id, record in records.items()}
+    keys = {id: record.key for id, record in records.items()}
+    hash = build_hash(persona.name, outputs)
+    record = history.read(hash)
+    stamp = history.product(folder)
+    summary.build, summary.product = hash, folder
+    changed = intact(folder, stamp.get("files", {}))
+    if record is None or {id: k for id, (k, _) in record.actions.items()} != keys:
+        graph = graph_digest(project)
+        info = link_map(persona, project.store, hash, outputs, graph, keys)
+        variant = " ".join(_variant_words(project.options.variant))
+        now = max(r.finished for r in records.values())
+        base = outputs[f"base.{persona.base.name}/import"]
+        pairs = {id: (keys[id], outputs[id]) for id in outputs}
+        record = BuildRecord(hash, persona.name, now, pairs, graph["digest"], base, variant, info)
+        history.add(record)
+    elif not history.log() or history.log()[-1][1] != hash:
+        history.add(record)
+    summary.info = record.info
+    if stamp.get("build") == hash and stamp.get("files") and not changed:
+        return
+    if stamp.get("build") == hash and changed:
+        summary.restored = changed
+        sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
+    history.set_product(folder, hash, publish(project.store, record.info, folder, stamp.get("files", {})))
+    summary.published = True
+
+
+def _variant_words(variant: Variant) -> list[str]:
+    return [
+        *(f"--without {name}" for name in variant.without),
+        *(f"--only {name}" for name in variant.only),
+        *(f"--set {one}" for one in variant.sets),
+    ]
+
+
+def graph_digest(project: Project) -> dict[str, Any]:
+    """The digest of the memory nodes that this persona reads, and how many they are."""
+    nodes = {node.key: node.digest for action in project.graph.actions.values() for node in action.nodes}
+    return {"digest": digest_value("graph", sorted(nodes.items())), "nodes": len(nodes)}
+
+
+def check_locked(project: Project) -> None:
+    """``--locked``: every action key that can be known must be the pinned one."""
+    lock = parse(lock_path(project))
+    plan = project.plan()
+    for id, decision in plan.decisions.items():
+        if id not in lock.actions:
+            raise PinError(f"{id} is not in the lock", where="Personafile.lock", remedy="amybuild pin after a build")
+        if decision.manifest is not None and decision.manifest.key != lock.actions[id][0]:
+            raise PinError(
+                f"{id} is not what is pinned",
+                where="Personafile.lock",
+                remedy=f"amybuild --explain {project.actions[id].target} says what changed; amybuild pin accepts it",
+            )
+
+
+def lock_path(project: Project) -> Path:
+    return project.persona.file.with_suffix(".lock")
+
+
+def lock_of(build: BuildRecord, name: str = "") -> Lock:
+    """The lock that pins a build."""
+    return Lock(build.hash, build.base, build.graph, build.actions, name)
+
+
+def checkout(root: Path, name: str, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
+    """Put an earlier build back into its folder from the store, without running anything."""
+    from amybuild.product import publish
+
+    store, history = open_cache(root)
+    record = history.find(wanted)
+    missing = [id for id, (_, output) in record.actions.items() if store.tree(output) is None]
+    needed = [id for id in missing if id in ("checkpoint/link", "readout/vectors") or id.startswith("steer.")]
+    if needed:
+        raise ActionError(
+            f"{', '.join(needed)} of build {record.hash[:12]} is no longer in the cache",
+            remedy="take its Personafile and memory from your version control and run amybuild",
+        )
+    folder = (out if out is not None else root / "dist" / record.persona).absolute()
+    stamps = publish(store, record.info, folder, history.product(folder).get("files", {}))
+    history.set_product(folder, record.hash, stamps)
+    return record, folder
+
+
+def compare(root: Path, a: str, b: str) -> dict[str, Any]:
+    """What differs between two builds: components of each action, and what was measured."""
+    from amybuild.plan.explain import differences
+
+    store, history = open_cache(root)
+    cache = ActionCache(store)
+    one, two = history.find(a), history.find(b)
+    actions: dict[str, Any] = {}
+    for id in sorted(one.actions.keys() | two.actions.keys()):
+        old, new = one.actions.get(id), two.actions.get(id)
+        if old == new:
+            continue
+        if old is None or new is None:
+            actions[id] = {"only_in": two.hash[:12] if old is None else one.hash[:12]}
+            continue
+        before, after = _known(cache.record(old[0])), _known(cache.record(new[0]))
+        changes = differences(before.components, after.components) if before and after else ()
+        rows = [{"kind": c.kind, "name": c.name, "old": c.old, "new": c.new} for c in changes if c.kind != "input"]
+        actions[id] = {"same_output": old[1] == new[1], "changes": rows}
+    measured = {}
+    for hash, record in ((one.hash, one), (two.hash, two)):
+        measured[hash] = record.info.get("verification", {})
+    return {"a": one.hash, "b": two.hash, "actions": actions, "verification": measured}
+
+
+def find_root(file: Path) -> Path:
+    """The project folder of a Personafile that need not be valid (history commands)."""
+    if not file.is_file():
+        raise InputError("no such file", where=str(file), remedy="run amybuild where Personafile.toml is, or name it with -f / -C")
+    return file.resolve().parent

@@ -1,0 +1,53 @@
+"""Memos of what is slow to find out: digests of outside files, and the code behind each rule."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from amybuild.cache.store import read_json, write_atomic
+from amybuild.digest import canonical, digest_file, digest_value
+
+
+def stamp(path: str | os.PathLike[str]) -> list[int]:
+    """What cannot stay the same when a file's content changes: size, mtime, ctime (which no tool can set back), inode."""
+    s = os.stat(path)
+    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
+
+
+class Memo:
+    """A small JSON file of answers, each under the stamp that it was found for. Losing it costs time only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        data = read_json(path)
+        self._data: dict[str, Any] = data if isinstance(data, dict) else {}
+        self._changed = False
+
+    def get(self, name: str, stamp: Any, find: Callable[[], Any]) -> Any:
+        entry = self._data.get(name)
+        if isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp:
+            return entry[1]
+        value = find()
+        self._data[name] = [stamp, value]
+        self._changed = True
+        return value
+
+    def save(self) -> None:
+        """Keep what was found (a build calls this; a query writes nothing)."""
+        if self._changed:
+            write_atomic(self.path, canonical(self._data))
+            self._changed = False
+
+    def digest_path(self, path: Path) -> str:
+        """The digest of a file, or of a folder's files and their names."""
+        if path.is_file():
+            return str(self.get(os.fspath(path), stamp(path), lambda: digest_file(path)))
+        files: Mapping[str, str] = {
+            p.relative_to(path).as_posix(): self.digest_path(p)
+            for p in sorted(path.rglob("*"))
+            if p.is_file() and ".git" not in p.relative_to(path).parts
+        }
+        return digest_value("folder", sorted(files.items()))

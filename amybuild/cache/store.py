@@ -1,0 +1,246 @@
+"""The content-addressed store: files and trees under their blake3 digests, written once, never in place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
+from amybuild.errors import ActionError, CacheDamage
+
+_FICLONE = 0x40049409
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path | str) -> Iterator[None]:
+    """Turns a full or read-only disk into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ActionError("the disk is full", where=str(where), remedy="free some space and build again; nothing cached was lost") from None
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy="make it writable, or point AMYBUILD_CACHE elsewhere") from None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside, fsync, rename, fsync the folder: after a crash the old content or the new, never a mixture."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, or None when it is missing or unreadable: unreadable state is a miss, never a crash."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def clone(source: Path, target: Path) -> None:
+    """A copy that shares blocks where the file system can, so that editing it never reaches the store."""
+    with open(source, "rb") as read, open(target, "wb") as write:
+        try:
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+        except OSError:
+            shutil.copyfileobj(read, write, 1 << 20)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a tree."""
+
+    digest: str
+    size: int
+
+
+class Store:
+    """Objects (files) and trees (folders) under `root`. Safe for several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._trees: dict[str, dict[str, Entry] | None] = {}
+        self._tmp: Path | None = None
+        self._tmp_lock: FileLock | None = None
+
+    # objects
+
+    def object_path(self, digest: str) -> Path:
+        return self.root / "objects" / digest[:2] / digest
+
+    def _has(self, digest: str, size: int) -> bool:
+        try:
+            return os.stat(self.object_path(digest)).st_size == size
+        except OSError:
+            return False
+
+    def put_bytes(self, data: bytes) -> str:
+        digest = digest_bytes(data)
+        if not self._has(digest, len(data)):
+            write_atomic(self.object_path(digest), data)
+        return digest
+
+    def get_bytes(self, digest: str) -> bytes | None:
+        try:
+            data = self.object_path(digest).read_bytes()
+        except OSError:
+            return None
+        return data if digest_bytes(data) == digest else None
+
+    def _take_file(self, path: Path) -> Entry:
+        """Move a finished file into the store."""
+        size = path.stat().st_size
+        digest = digest_file(path)
+        if not self._has(digest, size):
+            target = self.object_path(digest)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            os.chmod(path, 0o444)
+            os.replace(path, target)
+            sync_folder(target.parent)
+        return Entry(digest, size)
+
+    # trees
+
+    def put_tree(self, folder: Path) -> str:
+        """Take all files below `folder` (which is used up); returns the tree's digest."""
+        with disk_errors(self.root):
+            files: dict[str, Entry] = {}
+            for path in sorted(folder.rglob("*")):
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise ActionError("an action left something that is not a plain file", where=path.name)
+                if path.is_file():
+                    files[path.relative_to(folder).as_posix()] = self._take_file(path)
+            digest = _tree_digest(files)
+            listing = {name: [entry.digest, entry.size] for name, entry in files.items()}
+            write_atomic(self._tree_path(digest), canonical({"schema": 1, "files": listing}))
+        self._trees[digest] = files
+        return digest
+
+    def _tree_path(self, digest: str) -> Path:
+        return self.root / "trees" / digest[:2] / f"{digest}.json"
+
+    def tree(self, digest: str) -> dict[str, Entry] | None:
+        """The files of a tree, or None when the tree or one of its objects is not (whole) here."""
+        if digest not in self._trees:
+            self._trees[digest] = self._read_tree(digest)
+        return self._trees[digest]
+
+    def _read_tree(self, digest: str) -> dict[str, Entry] | None:
+        data = read_json(self._tree_path(digest))
+        try:
+            files = {str(name): Entry(str(d), int(size)) for name, (d, size) in data["files"].items()}
+        except (TypeError, KeyError, ValueError, AttributeError):
+            return None
+        if _tree_digest(files) != digest:
+            return None
+        return files if all(self._has(e.digest, e.size) for e in files.values()) else None
+
+    def _need(self, digest: str) -> dict[str, Entry]:
+        files = self.tree(digest)
+        if files is None:
+            raise CacheDamage(f"the result {digest[:12]} is not whole", where=str(self.root), remedy="build again")
+        return files
+
+    def view(self, digest: str, folder: Path) -> Path:
+        """`folder` made of symlinks into the store: how an action reads an artifact."""
+        for name, entry in self._need(digest).items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(self.object_path(entry.digest).resolve())
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def export(self, digest: str, folder: Path) -> None:
+        """Copy a tree's files into `folder`, writable and independent of the store."""
+        with disk_errors(folder):
+            for name, entry in self._need(digest).items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                clone(self.object_path(entry.digest), path)
+
+    def read_file(self, digest: str, name: str) -> bytes | None:
+        """One file of a tree, or None."""
+        entry = (self.tree(digest) or {}).get(name)
+        return self.get_bytes(entry.digest) if entry else None
+
+    # temporary room and locks
+
+    def scratch(self) -> Path:
+        """A fresh folder below this process's temporary room, on the store's own file system."""
+        with disk_errors(self.root):
+            if self._tmp is None:
+                base = self.root / "tmp"
+                base.mkdir(parents=True, exist_ok=True)
+                _sweep(base)
+                self._tmp = base / f"{os.getpid()}-{secrets.token_hex(4)}"
+                self._tmp_lock = FileLock(f"{self._tmp}.lock")
+                self._tmp_lock.acquire()
+                self._tmp.mkdir()
+            folder = self._tmp / secrets.token_hex(6)
+            folder.mkdir()
+            return folder
+
+    def close(self) -> None:
+        """Give the temporary room back."""
+        if self._tmp is not None and self._tmp_lock is not None:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+            Path(f"{self._tmp}.lock").unlink(missing_ok=True)
+            self._tmp_lock.release()
+            self._tmp = None
+
+    def lock(self, key: str) -> FileLock:
+        """A lock for one action key. The system drops it when its process dies, so it is never stale."""
+        with disk_errors(self.root):
+            folder = self.root / "locks"
+            folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(folder / f"{key}.lock")
+
+
+def _sweep(base: Path) -> None:
+    """Remove the temporary rooms of processes that are gone (killed ones, power loss)."""
+    for lock_path in base.glob("*.lock"):
+        lock = FileLock(lock_path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue  # its process lives
+        shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
+        lock_path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _tree_digest(files: dict[str, Entry]) -> str:
+    return digest_value("tree", sorted([name, e.digest, e.size] for name, e in files.items()))

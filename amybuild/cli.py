@@ -1,0 +1,340 @@
+"""The command line: parse, call one function, print, exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from amybuild import __version__
+from amybuild.errors import AmyError, InputError, did_you_mean
+
+_ABOUT = """\
+Build a personality: the memory graph says what it is, Personafile.toml maps its
+pattern nodes to task vectors and readouts, amybuild makes them and links one checkpoint.
+"""
+
+_MORE = """\
+commands:
+  amybuild [TARGET…]            build (everything, or the targets named)
+  amybuild --explain [TARGET…]  say what is stale and why; builds and writes nothing
+  amybuild graph                the DAG as text, dot, mermaid or json
+  amybuild log                  the builds made here
+  amybuild show [BUILD]         what a build is made of, and its measured behaviours
+  amybuild diff A B             what differs between two builds
+  amybuild pin [BUILD]          write Personafile.lock
+  amybuild checkout BUILD       put an earlier build back into dist/, without training
+
+`amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of one, or a name given by `pin --name`.
+exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --check differs, 5 cache damaged, 130 interrupted
+"""
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-f", "--file", metavar="FILE", default="Personafile.toml", help="the Personafile (default: Personafile.toml)")
+    parser.add_argument("-C", "--directory", metavar="DIR", help="go there first")
+    parser.add_argument("--no-color", action="store_true", help="no colours, no live display")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors and results")
+    parser.add_argument("--json", action="store_true", help="results (and events) as JSON on stdout")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("amybuild", description=_ABOUT, epilog=_MORE, formatter_class=raw, allow_abbrev=False)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="task.NAME, steer.NAME, readout, checkpoint, persona (default)")
+    _common(parser)
+    add = parser.add_argument
+    add("--explain", action="store_true", help="why each target is stale or not; builds nothing")
+    add("--all", action="store_true", help="with --explain: every target, the fresh ones too")
+    add("-n", "--dry-run", action="store_true", help="say what would run")
+    add("-j", "--jobs", type=int, default=2, metavar="N", help="at most N actions at once (those that hold the model run one by one)")
+    add("-k", "--keep-going", action="store_true", help="after a failure build what does not depend on it")
+    add("--force", action="append", default=[], metavar="NAME", help="run this target's actions even if they are cached")
+    add("--without", action="append", default=[], metavar="NAME", help="a variant: leave this task vector out of the link")
+    add("--only", action="append", default=[], metavar="NAME", help="a variant: link this task vector alone (repeatable)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a variant: for example task.listening.alpha=0.3")
+    add("--locked", action="store_true", help="fail (3) unless everything is as Personafile.lock pins it")
+    add("--check", action="store_true", help="run everything again and compare with the cache (4 when it differs)")
+    add("-o", "--out", metavar="DIR", help="put the product there instead of dist/<persona>")
+    add("--version", action="version", version=f"amybuild {__version__}")
+    return parser
+
+
+def _options(args: argparse.Namespace) -> Any:
+    from amybuild.build import Options
+    from amybuild.personafile.load import Variant
+
+    if args.jobs < 1:
+        raise InputError("must be at least 1", where="-j")
+    return Options(
+        file=Path(args.file),
+        targets=tuple(args.targets),
+        variant=Variant(tuple(args.without), tuple(args.only), tuple(args.set)),
+        force=tuple(args.force),
+        jobs=args.jobs,
+        keep_going=args.keep_going,
+        locked=args.locked,
+        check=args.check,
+        out=Path(args.out) if args.out else None,
+    )
+
+
+def _build(argv: Sequence[str]) -> int:
+    args = _enter(_build_parser(), argv)
+    from amybuild.build import Project
+
+    project = Project(_options(args))
+    if args.explain:
+        return _explain(project, args)
+    plan = project.plan()
+    if args.dry_run:
+        return _dry_run(plan, args)
+    return _run(project, plan.done and not args.check, args)
+
+
+def _explain(project: Any, args: argparse.Namespace) -> int:
+    result = project.explain()
+    if args.json:
+        from amybuild.plan.explain import as_json
+
+        print(json.dumps(as_json(result), indent=1))
+    elif result.up_to_date and not args.all:
+        print(f"{project.persona.name} is up to date ({len(result.actions)} actions)")
+    else:
+        from amybuild.report.text import explanation
+
+        print(explanation(result, project.store.get_bytes, args.all))
+    return 0
+
+
+def _dry_run(plan: Any, args: argparse.Namespace) -> int:
+    states = {id: d.state.value for id, d in plan.decisions.items()}
+    if args.json:
+        print(json.dumps({"actions": states}))
+        return 0
+    words = {"run": "would run", "unknown": "depends on what runs before it"}
+    for id, state in states.items():
+        if state in words:
+            print(f"{id}: {words[state]}")
+    print(f"{sum(s == 'hit' for s in states.values())} of {len(states)} actions are in the cache")
+    return 0
+
+
+def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
+    from amybuild.report import progress
+
+    if args.json:
+        return progress.JsonLines()
+    if args.quiet:
+        return progress.Silent()
+    live = not nothing and not args.no_color and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return progress.LiveDisplay(total) if live else progress.PlainLines(total)
+
+
+def _run(project: Any, nothing: bool, args: argparse.Namespace) -> int:
+    from amybuild.build import build
+    from amybuild.events import Event
+    from amybuild.report.text import behaviours, duration
+
+    began = time.monotonic()
+    sink = _sink(args, len(project.actions), nothing)
+    try:
+        summary = build(project, sink)
+    finally:
+        sink.close()
+    seconds = time.monotonic() - began
+    failed = list(summary.failed)
+    if args.json:
+        fields = {"ran": summary.ran, "hits": summary.hits, "failed": failed, "build": summary.build, "seconds": round(seconds, 3)}
+        sink(Event("summary", fields=fields))
+    elif not args.quiet:
+        for warning in summary.warnings if summary.ran else ():
+            print(f"warning: {warning}", file=sys.stderr)
+        if summary.info and (summary.ran or summary.published):
+            text = behaviours(summary.info.get("verification", {}))
+            print(text + "\n" if text else "", end="")
+        print(_last_line(summary, duration(seconds), duration(summary.saved)), file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _last_line(summary: Any, seconds: str, saved: str) -> str:
+    if summary.failed:
+        blocked = f", {len(summary.blocked)} not reached" if summary.blocked else ""
+        return f"{len(summary.failed)} failed, {len(summary.ran)} ran, {len(summary.hits)} reused{blocked} ({seconds})"
+    build = f", build {summary.build[:12]}" if summary.build else ""
+    place = f" -> {os.path.relpath(summary.product)}" if summary.product and summary.published else ""
+    if not summary.ran:
+        word = "put back from the cache" if summary.published else "is up to date"
+        return f"{summary.persona} {word} ({len(summary.hits)} actions{build}, {seconds}){place}"
+    reused = f"{len(summary.hits)} reused" + (f" (saved {saved})" if summary.hits else "")
+    return f"{len(summary.ran)} ran, {reused} in {seconds}{build}{place}"
+
+
+def _enter(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse, and go where -C says."""
+    args = parser.parse_args(argv)
+    if args.directory:
+        try:
+            os.chdir(args.directory)
+        except OSError as error:
+            raise InputError(f"{error.strerror}: {args.directory}", where="-C") from None
+    return args
+
+
+def _command(name: str, about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"amybuild {name}", description=about, allow_abbrev=False)
+    _common(parser)
+    return parser
+
+
+def _graph(argv: Sequence[str]) -> int:
+    parser = _command("graph", "The DAG of actions.")
+    parser.add_argument("targets", nargs="*", metavar="TARGET")
+    parser.add_argument("--format", choices=("text", "dot", "mermaid", "json"), default="text")
+    parser.add_argument("--actions", action="store_true", help="actions instead of targets")
+    args = _enter(parser, argv)
+    from amybuild.build import Options, Project
+    from amybuild.report.dag import render
+
+    project = Project(Options(file=Path(args.file), targets=tuple(args.targets)))
+    print(render(project.actions, "json" if args.json else args.format, args.actions))
+    return 0
+
+
+def _history(args: argparse.Namespace) -> Any:
+    from amybuild.build import find_root, open_cache
+
+    return open_cache(find_root(Path(args.file)))[1]
+
+
+def _log(argv: Sequence[str]) -> int:
+    args = _enter(_command("log", "The builds made here, newest first."), argv)
+    history = _history(args)
+    names: dict[str, list[str]] = {}
+    for name, hash in history.names().items():
+        names.setdefault(hash, []).append(name)
+    rows = [{"time": t, "build": h, "variant": v, "names": names.get(h, [])} for t, h, v in reversed(history.log())]
+    if args.json:
+        print(json.dumps(rows, indent=1))
+    for row in [] if args.json else rows:
+        print("  ".join(filter(None, (row["build"][:12], row["time"], row["variant"], ", ".join(row["names"])))))
+    return 0
+
+
+def _show(argv: Sequence[str]) -> int:
+    parser = _command("show", "What a build is made of, and what was measured.")
+    parser.add_argument("build", nargs="?", metavar="BUILD", help="default: the last one")
+    args = _enter(parser, argv)
+    record = _history(args).find(args.build)
+    if args.json:
+        print(json.dumps(record.info, indent=1, sort_keys=True))
+        return 0
+    from amybuild.report.builds import show
+
+    print(show(record.info))
+    return 0
+
+
+def _diff(argv: Sequence[str]) -> int:
+    parser = _command("diff", "What differs between two builds: nodes, recipes, coefficients, measured behaviours.")
+    parser.add_argument("a", metavar="A")
+    parser.add_argument("b", metavar="B")
+    args = _enter(parser, argv)
+    from amybuild.build import compare, find_root
+    from amybuild.report.builds import difference
+
+    result = compare(find_root(Path(args.file)), args.a, args.b)
+    print(json.dumps(result, indent=1) if args.json else difference(result))
+    return 0
+
+
+def _pin(argv: Sequence[str]) -> int:
+    parser = _command("pin", "Write Personafile.lock for a build.")
+    parser.add_argument("build", nargs="?", metavar="BUILD", help="default: the last one")
+    parser.add_argument("--name", help="a name for it, for checkout and diff")
+    args = _enter(parser, argv)
+    from amybuild.build import lock_of
+    from amybuild.cache.store import write_atomic
+    from amybuild.personafile.lock import render
+
+    history = _history(args)
+    record = history.find(args.build)
+    if args.name:
+        history.name(args.name, record.hash)
+    path = Path(args.file).with_suffix(".lock")
+    write_atomic(path, render(lock_of(record, args.name or "")).encode())
+    if not args.quiet:
+        print(f"{path.name} pins build {record.hash[:12]}" + (f" as {args.name}" if args.name else ""), file=sys.stderr)
+    return 0
+
+
+def _checkout(argv: Sequence[str]) -> int:
+    parser = _command("checkout", "Put an earlier build back into dist/, without training.")
+    parser.add_argument("build", metavar="BUILD")
+    parser.add_argument("-o", "--out", metavar="DIR", help="put it there instead of dist/<persona>")
+    args = _enter(parser, argv)
+    from amybuild.build import checkout, find_root
+
+    record, folder = checkout(find_root(Path(args.file)), Path(args.out) if args.out else None, args.build)
+    if not args.quiet:
+        print(f"build {record.hash[:12]} -> {os.path.relpath(folder)}", file=sys.stderr)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "graph": _graph,
+    "log": _log,
+    "show": _show,
+    "diff": _diff,
+    "pin": _pin,
+    "checkout": _checkout,
+}
+
+
+def _split(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The command, wherever it stands among the common options."""
+    takes_value = {"-f", "--file", "-C", "--directory"}
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        if word in COMMANDS:
+            return word, argv[:position] + argv[position + 1 :]
+        if not word.startswith("-"):
+            near = did_you_mean(word, COMMANDS) if "." not in word and "/" not in word else None
+            if near and word not in ("persona", "readout", "checkpoint"):
+                raise InputError(f"no command or target '{word}'", remedy=near)
+            return None, argv
+        position += 2 if word in takes_value else 1
+    return None, argv
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        command, rest = _split(list(sys.argv[1:] if argv is None else argv))
+        return (COMMANDS[command] if command else _build)(rest)
+    except AmyError as error:
+        print(f"amybuild: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("amybuild: interrupted; finished actions are kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 2
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,22 @@
+"""What happens during a build, as records; a sink shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened. `kind`: start | hit | wait | progress | done | failed | blocked | note | summary."""
+
+    kind: str
+    action: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Where events go. Called from several threads, one at a time."""
+
+    def __call__(self, event: Event) -> None: ...

@@ -1,0 +1,157 @@
+"""Analysis: a Persona and its memory graph become an ActionGraph. No torch, no disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import InputError
+from amybuild.graph.graph import Action, ActionGraph, NodeSource, PathSource
+from amybuild.memory.graph import MemoryGraph
+from amybuild.memory.node import Node, cut
+from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
+
+_CORPUS = ("heldout", "min_examples")
+_TRAIN = (
+    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "warmup"),
+    *("weight_decay", "clip", "max_tokens", "threads"),
+)
+_TEXTS = ("min_score", "max_negative_mentions", "min_chars", "max_per_concept")
+_ACTIVATIONS = ("layers", "reading", "max_tokens", "batch")
+_VECTORS = ("layers", "n_layers", "estimator")
+
+
+def _take(recipe: Recipe, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    return {n: recipe.fields[n] for n in names}, {n: recipe.origins[n] for n in names}
+
+
+class _Analysis:
+    def __init__(self, persona: Persona, memory: MemoryGraph, digest_path: Callable[[Path], str]) -> None:
+        self.persona = persona
+        self.memory = memory
+        self.digest_path = digest_path
+        self.graph = ActionGraph()
+        self.vectors: dict[str, str] = {}  # task -> the action that makes its vector
+
+    def run(self) -> ActionGraph:
+        persona = self.persona
+        self.base = self._base(persona.base)
+        self.neutral = self.graph.add(
+            Action(f"base.{persona.base.name}/neutral", f"base.{persona.base.name}", "neutral", dict(persona.neutral), {"base": self.base})
+        )
+        tasks = {task.name: task for task in persona.tasks}
+        for task in persona.tasks:
+            self._task(task, tasks)
+        for steer in persona.steers:
+            self._steer(steer)
+        if persona.readout:
+            self._readout()
+        self._checkpoint()
+        return self.graph
+
+    def _base(self, base: Base) -> str:
+        params = {
+            key: value
+            for key in ("kind", "wheel", "hub", "revision", "file", "sha256")
+            if (value := getattr(base, key)) is not None
+        }
+        source = None
+        if base.path is not None:
+            path = (self.persona.root / base.path).resolve()
+            if not path.exists():
+                raise InputError(f"no such file or folder: {base.path}", where=f"{base.where} path")
+            source = PathSource(path, self.digest_path(path))
+        target = f"base.{base.name}"
+        origins = dict.fromkeys(params, "base")
+        return self.graph.add(Action(f"{target}/import", target, "base", params, source=source, origins=origins))
+
+    def _nodes(self, where: str, node: str | None, query: str | None) -> tuple[NodeSource, ...]:
+        """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
+        try:
+            if node is None:
+                found = list(self.memory.select(query or "all"))
+            else:
+                whole, part = self.memory.resolve(node)
+                found = [whole if part is None else cut(whole, part)]
+        except InputError as error:
+            raise InputError(error.what, where=where, remedy=error.remedy) from None
+        if not found:
+            raise InputError(f"the query '{query}' matches no node", where=where, remedy="try it with fewer stages")
+        return tuple(_source(one) for one in found)
+
+    def _task(self, task: Task, tasks: dict[str, Task]) -> str:
+        if task.name in self.vectors:
+            return self.vectors[task.name]
+        target, inputs = task.target, {"base": self.base, "neutral": self.neutral}
+        if task.analogy:
+            three = {role: self._task(tasks[getattr(task.analogy, role)], tasks) for role in "abc"}
+            vector = self.graph.add(Action(f"{target}/combine", target, "combine", {}, three))
+        else:
+            nodes = self._nodes(f"{task.where} {'node' if task.node else 'query'}", task.node, task.query)
+            params, origins = _take(task.recipe, _CORPUS)
+            inputs["corpus"] = self.graph.add(
+                Action(f"{target}/corpus", target, "corpus", params, nodes=nodes, origins=origins)
+            )
+            params, origins = _take(task.recipe, _TRAIN)
+            vector = self.graph.add(Action(f"{target}/train", target, "train", params, dict(inputs), origins=origins))
+        self.vectors[task.name] = vector
+        params = {"alpha": task.alpha, "lambda": self.persona.link.lam, "gates": dict(task.recipe.gates)}
+        params["max_tokens"] = task.recipe.fields["max_tokens"]
+        self.graph.add(
+            Action(f"{target}/verify", target, "verify", params, {**inputs, "vector": vector}, origins={"max_tokens": "recipe"})
+        )
+        return vector
+
+    def _direction(self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe) -> str:
+        """texts -> activations -> vectors, for one steering target or for the readout."""
+        params, origins = _take(recipe, _TEXTS)
+        texts = self.graph.add(
+            Action(f"{target}/texts", target, "texts", {**params, **concepts}, nodes=nodes, origins=origins)
+        )
+        params, origins = _take(recipe, _ACTIVATIONS)
+        inputs = {"base": self.base, "texts": texts}
+        acts = self.graph.add(Action(f"{target}/activations", target, "activations", params, inputs, origins=origins))
+        params, origins = _take(recipe, _VECTORS)
+        inputs = {"texts": texts, "activations": acts}
+        return self.graph.add(Action(f"{target}/vectors", target, "vectors", params, inputs, origins=origins))
+
+    def _steer(self, steer: Steer) -> str:
+        nodes = self._nodes(steer.where, None, steer.query)
+        chosen = {"concepts": [steer.emotion], "top": None, "min_examples": 3}
+        return self._direction(steer.target, nodes, chosen, steer.recipe)
+
+    def _readout(self) -> None:
+        readout = self.persona.readout
+        assert readout is not None
+        nodes = self._nodes(readout.where, None, readout.query)
+        chosen = {"concepts": list(readout.concepts), "top": readout.top, "min_examples": readout.min_examples}
+        self._direction("readout", nodes, chosen, readout.recipe)
+
+    def _checkpoint(self) -> None:
+        link, linked = self.persona.link, self.persona.linked()
+        params = {
+            "method": link.method,
+            "density": link.density,
+            "lambda": link.lam,
+            "elect": link.elect,
+            "alphas": {task.name: task.alpha for task in linked},
+        }
+        inputs = {"base": self.base, **{f"vector.{t.name}": self.vectors[t.name] for t in linked}}
+        gates = tuple(f"{task.target}/verify" for task in linked)
+        checkpoint = self.graph.add(Action("checkpoint/link", "checkpoint", "link", params, inputs, after=gates))
+        inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral}
+        for task in self.persona.tasks:
+            if not task.analogy:
+                inputs[f"corpus.{task.name}"] = f"{task.target}/corpus"
+        inputs |= {f"verify.{task.name}": f"{task.target}/verify" for task in linked}
+        self.graph.add(Action("persona/verify", "persona", "persona_verify", {}, inputs))
+
+
+def _source(node: Node) -> NodeSource:
+    return NodeSource(node.key, node.digest, node.canonical())
+
+
+def analyze(persona: Persona, memory: MemoryGraph, digest_path: Callable[[Path], str]) -> ActionGraph:
+    """The action graph of `persona`. `digest_path` digests a file or folder outside the project."""
+    return _Analysis(persona, memory, digest_path).run()

@@ -1,0 +1,92 @@
+"""The nouns: Action, ActionGraph. Nothing here runs anything or imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class NodeSource:
+    """A memory node (or a section of one) as an action reads it: canonical bytes under their digest."""
+
+    key: str
+    digest: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PathSource:
+    """A file or folder outside the project that an action reads, with the digest it had at analysis."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step: a rule, its parameters and its inputs. `after` orders without being part of the key."""
+
+    id: str  # "task.listening/train"
+    target: str  # "task.listening"
+    rule: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, str] = field(default_factory=dict)  # role -> producing action
+    nodes: tuple[NodeSource, ...] = ()
+    source: PathSource | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)  # param -> "recipe" | "param" | "base"
+    after: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The actions that must be there first: inputs, then order-only ones."""
+        return tuple(dict.fromkeys((*self.inputs.values(), *self.after)))
+
+
+class ActionGraph:
+    """Actions in topological order (producers are added first) and the targets they make up."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, Action] = {}
+        self.targets: dict[str, tuple[str, ...]] = {}
+
+    def add(self, action: Action) -> str:
+        """Add an action whose needs are all there already; its id comes back."""
+        missing = [need for need in action.needs if need not in self.actions]
+        if missing or action.id in self.actions:
+            raise AssertionError(f"{action.id}: added twice or before {missing}")
+        self.actions[action.id] = action
+        self.targets[action.target] = (*self.targets.get(action.target, ()), action.id)
+        return action.id
+
+    def closure(self, ids: Iterable[str]) -> dict[str, Action]:
+        """The named actions and all they need, in topological order."""
+        wanted: set[str] = set()
+        stack = list(ids)
+        while stack:
+            one = stack.pop()
+            if one not in wanted:
+                wanted.add(one)
+                stack.extend(self.actions[one].needs)
+        return {id: action for id, action in self.actions.items() if id in wanted}
+
+    def select(self, targets: Iterable[str]) -> dict[str, Action]:
+        """The closure of targets (``task.x``) or actions (``task.x/train``); `persona` or nothing means all."""
+        names = list(targets)
+        if not names or "persona" in names:
+            return dict(self.actions)
+        ids: list[str] = []
+        for name in names:
+            if name in self.actions:
+                ids.append(name)
+            elif name in self.targets:
+                ids.extend(self.targets[name])
+            else:
+                known = [*self.targets, *self.actions]
+                remedy = did_you_mean(name, known) or did_you_mean(f"task.{name}", known)
+                raise InputError(f"no target '{name}'", remedy=remedy or f"targets: {', '.join(self.targets)}")
+        return self.closure(ids)

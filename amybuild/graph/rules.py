@@ -1,0 +1,36 @@
+"""The table of rules: which function an action runs and which libraries its result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_MODEL = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind of action. `heavy` ones hold the model and all cores, so one runs at a time."""
+
+    name: str
+    entry: str  # "module:function"
+    libraries: tuple[str, ...] = ()
+    heavy: bool = False
+
+
+RULES: Mapping[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        Rule("base", "amybuild.actions.base:run", (*_MODEL, "gguf"), heavy=True),
+        Rule("neutral", "amybuild.actions.neutral:run", _MODEL, heavy=True),
+        Rule("corpus", "amybuild.actions.corpus:run"),
+        Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), heavy=True),
+        Rule("combine", "amybuild.actions.combine:run", ("torch", "safetensors")),
+        Rule("verify", "amybuild.actions.verify:run", _MODEL, heavy=True),
+        Rule("texts", "amybuild.actions.texts:run"),
+        Rule("activations", "amybuild.actions.activations:run", _MODEL, heavy=True),
+        Rule("vectors", "amybuild.actions.vectors:run", ("torch", "safetensors")),
+        Rule("link", "amybuild.link.run:run", ("torch", "safetensors"), heavy=True),
+        Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, heavy=True),
+    )
+}

@@ -1,0 +1,1 @@
+"""The memory graph: nodes, links, dialogues, emotion tags, and one reader per source."""

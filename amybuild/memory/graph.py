@@ -1,0 +1,89 @@
+"""`MemoryGraph`: the nodes by key, looked up and selected; `read_graph` picks the reader of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from amybuild.digest import digest_value
+from amybuild.errors import InputError, did_you_mean
+from amybuild.memory.jsonl import read_jsonl
+from amybuild.memory.markdown import read_folder
+from amybuild.memory.node import Node, find_section, split_key
+
+_LATER = ("mcp:", "stdio:", "http:", "https:", "unix:")
+
+
+@dataclass(frozen=True)
+class MemoryGraph:
+    """Nodes by key, in the order of their keys; `warnings` name what is odd but harmless (links that lead nowhere)."""
+
+    nodes: Mapping[str, Node]
+    source: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all nodes, 64 hex digits."""
+        return digest_value("graph", {key: node.digest for key, node in self.nodes.items()})
+
+    def resolve(self, key: str) -> tuple[Node, str | None]:
+        """The node and section that `key` addresses (a node of exactly that name comes first); both must exist."""
+        if key in self.nodes:
+            return self.nodes[key], None
+        name, part = split_key(key)
+        if name not in self.nodes:
+            hint = did_you_mean(name, self.nodes) or f"there are {len(self.nodes)}; a key is a path without .md"
+            raise InputError(f"no memory node '{name}'", where=self.source or None, remedy=hint)
+        node = self.nodes[name]
+        if part is not None:
+            find_section(node, part)
+        return node, part
+
+    def get(self, key: str) -> Node:
+        """The node that `key` addresses; a section after ``#`` must exist. `InputError` with did-you-mean."""
+        return self.resolve(key)[0]
+
+    def select(self, query: str) -> tuple[Node, ...]:
+        """The nodes that pass every filter of `query`, by key; may be empty. See `query.parse_query`."""
+        from amybuild.memory.query import parse_query
+
+        filters = parse_query(query)
+        return tuple(node for node in self.nodes.values() if all(passes(node) for passes in filters))
+
+
+def build_graph(nodes: Iterable[Node], source: str = "") -> MemoryGraph:
+    """A graph of `nodes` (their keys differ), with a warning for each link to a node that is not there."""
+    by_key = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
+    warnings = tuple(
+        f"{node.source or node.key}: links to '{link.target}', which is no node"
+        for node in by_key.values()
+        for link in node.links
+        if link.target not in by_key and split_key(link.target)[0] not in by_key
+    )
+    return MemoryGraph(by_key, source, warnings)
+
+
+def read_graph(source: str, root: Path) -> MemoryGraph:
+    """The graph at `source` (a folder of Markdown or a ``.jsonl`` file, relative to the project's folder `root`)."""
+    if source.startswith(_LATER):
+        raise InputError(
+            "this kind of source is not supported yet",
+            where=f"graph source '{source}'",
+            remedy="use a folder of Markdown nodes or a nodes.jsonl file",
+        )
+    path = root / source
+    shown = source.rstrip("/") or "/"
+    if path.is_dir():
+        return build_graph(read_folder(path, shown, root), shown)
+    if not path.exists():
+        near = did_you_mean(path.name, (one.name for one in path.parent.glob("*")))
+        where = f"graph source '{source}'"
+        raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")
+    if path.suffix == ".jsonl":
+        return build_graph(read_jsonl(path, shown), shown)
+    raise InputError(
+        "not a memory graph", where=f"graph source '{source}'", remedy="give a folder of .md nodes or a .jsonl file"
+    )

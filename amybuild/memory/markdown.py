@@ -1,0 +1,155 @@
+"""Reader for a folder of Markdown nodes: one file per node, its key the path without ``.md``."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import InputError
+from amybuild.memory.node import MAX_BYTES, Node, clean, from_fields
+
+_MARK = "+++"
+
+
+def read_folder(folder: Path, display: str, project: Path) -> list[Node]:
+    """The nodes below `folder`, unsorted. ``README.md`` and names that start with ``_`` or ``.`` are no nodes.
+
+    `display` is how messages name the folder; links and example files may not lead out of `folder` and `project`.
+    """
+    homes = tuple({os.path.realpath(folder), os.path.realpath(project)})
+    nodes: dict[str, Node] = {}
+    for path, name in _files(os.fspath(folder), "", display, homes, ()):
+        shown = f"{display}/{name}"
+        key = unicodedata.normalize("NFC", name[:-3])
+        if key in nodes:
+            raise InputError(f"a second node '{key}'", where=shown, remedy=f"{nodes[key].source} has that key; rename")
+        nodes[key] = _read_node(path, key, shown, homes)
+    if not nodes:
+        raise InputError("no memory nodes here", where=display, remedy="a node is a Markdown file: some-key.md")
+    return list(nodes.values())
+
+
+def split_front_matter(text: str) -> tuple[str | None, str, int]:
+    """``(front matter or None, content, the line content starts at)``. An unclosed ``+++`` is an `InputError`."""
+    if not text.startswith(_MARK) or text.split("\n", 1)[0].rstrip() != _MARK:
+        return None, text, 1
+    lines = text.split("\n")
+    for at in range(1, len(lines)):
+        if lines[at].rstrip() == _MARK:
+            return "\n".join(lines[1:at]), "\n".join(lines[at + 1 :]), at + 2
+    raise InputError("the front matter is not closed", remedy="end it with a line of '+++'")
+
+
+def _files(
+    folder: str, prefix: str, display: str, homes: tuple[str, ...], above: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    """``(path, name relative to the graph's folder)`` of every node file, by name."""
+    here = os.path.realpath(folder)
+    shown = f"{display}/{prefix}".rstrip("/")
+    if here in above:
+        raise InputError("this link leads back into a folder above it", where=shown, remedy="remove the link")
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=shown, remedy="check its permissions") from None
+    for entry in entries:
+        name = entry.name
+        if name[0] in "._":
+            continue
+        if entry.is_symlink():
+            _stay_inside(entry.path, f"{display}/{prefix}{name}", homes)
+        if entry.is_dir():
+            yield from _files(entry.path, f"{prefix}{name}/", display, homes, (*above, here))
+        elif name.endswith(".md") and name.lower() != "readme.md":
+            if "#" in name or not name.isprintable():
+                raise InputError(
+                    f"{name!a} cannot be a key",
+                    where=shown,
+                    remedy="rename the file: '#' addresses a section inside a node, and a name is printable UTF-8",
+                )
+            if not entry.is_file():
+                raise InputError("not a regular file", where=f"{display}/{prefix}{name}", remedy="move it away")
+            yield entry.path, f"{prefix}{name}"
+
+
+def _stay_inside(path: str, shown: str, homes: tuple[str, ...]) -> None:
+    try:
+        real = os.path.realpath(path, strict=True)
+    except OSError:
+        raise InputError("a link that leads nowhere or in a circle", where=shown, remedy="remove the link") from None
+    if not any(real == home or real.startswith(home + os.sep) for home in homes):
+        raise InputError("leads out of the project", where=shown, remedy="copy the file into the project")
+
+
+def _read_bytes(path: str, shown: str) -> str:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=shown, remedy="check the file") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"larger than {MAX_BYTES >> 20} MiB", where=shown, remedy="split it into several nodes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError("not UTF-8", where=f"{shown}:{line}", remedy="save the file as UTF-8") from None
+
+
+def _read_node(path: str, key: str, shown: str, homes: tuple[str, ...]) -> Node:
+    text = clean(_read_bytes(path, shown))
+    try:
+        front, content, line = split_front_matter(text)
+    except InputError as error:
+        raise InputError(error.what, where=f"{shown}:1", remedy=error.remedy) from None
+    fields = _decode(front, shown) if front and not front.isspace() else {}
+    examples = fields.pop("examples", None)
+    try:
+        if examples is not None:
+            examples = _read_examples(examples, path, shown, homes)
+        return from_fields(key, content, fields, examples=examples, source=shown, line=line)
+    except InputError as error:
+        if error.where is not None:
+            raise
+        place = f"{shown}:{_line_of(error.what, front or '')}"
+        raise InputError(error.what, where=place, remedy=error.remedy) from None
+
+
+def _decode(front: str, shown: str) -> dict[str, Any]:
+    import tomli  # here: a graph without front matter needs no TOML
+
+    try:
+        return tomli.loads(front)
+    except tomli.TOMLDecodeError as error:
+        raise InputError(
+            f"the front matter is not TOML: {error.msg} (column {error.colno})",
+            where=f"{shown}:{error.lineno + 1}",
+            remedy='strings need quotes: type = "semantic"',
+        ) from None
+    except (ValueError, RecursionError):  # thousands of digits, thousands of brackets
+        raise InputError("the front matter is no plain TOML", where=f"{shown}:1", remedy="simplify it") from None
+
+
+def _read_examples(name: object, path: str, shown: str, homes: tuple[str, ...]) -> str:
+    if not isinstance(name, str) or not name:
+        raise InputError("examples is not a file name", remedy='write examples = "examples.jsonl"')
+    target = os.path.join(os.path.dirname(path), name)
+    place = f"{shown} (examples = '{name}')"
+    if not os.path.isfile(target):
+        raise InputError("the examples file is not there", where=place, remedy="the path starts at the node's folder")
+    _stay_inside(target, place, homes)
+    return clean(_read_bytes(target, f"{shown.rpartition('/')[0]}/{name}"))
+
+
+def _line_of(what: str, front: str) -> int:
+    """The file's line of the first front-matter key that the message names, else 1."""
+    words = what.replace("'", " ").split()
+    for number, line in enumerate(front.split("\n"), start=2):
+        name = line.partition("=")[0].strip(" \t[]\"'")
+        if name and (name in words or name.removesuffix("s") in words):
+            return number
+    return 1

@@ -1,0 +1,219 @@
+"""LoRA factors: attached to a shared base for training, stored in PEFT's format, added to weights at a strength."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import ActionError
+from amybuild.model.score import decoder_of
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_PREFIX = "base_model.model."
+_LAYER_TYPES = ("Linear", "Conv1D")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One module's low-rank change: delta W = scaling * b @ a, with a [r, in] and b [out, r] in float32."""
+
+    a: Any
+    b: Any
+    scaling: float
+
+    def delta(self) -> Any:
+        """float32 [out, in]."""
+        return self.scaling * (self.b @ self.a)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A task vector in memory: factors by module name (`model.layers.0.self_attn.q_proj`)."""
+
+    factors: Mapping[str, Factors]
+    config: Mapping[str, Any]
+
+
+def scaling_of(rank: int, alpha: float, rslora: bool) -> float:
+    """LoRA's factor in front of B @ A: alpha / r (arXiv 2106.09685), alpha / sqrt(r) with rsLoRA (2312.03732)."""
+    return alpha / math.sqrt(rank) if rslora else alpha / rank
+
+
+def linear_modules(model: Any) -> list[str]:
+    """Names of all linear layers of the decoder, so of everything that reads text except the head; sorted."""
+    inside = {id(module) for module in decoder_of(model).modules()}
+    names = [
+        name
+        for name, module in model.named_modules()
+        if id(module) in inside and type(module).__name__ in _LAYER_TYPES and _has_matrix(module)
+    ]
+    if not names:
+        raise ActionError("no linear layers to train in this base", remedy="use an unquantised decoder model")
+    return sorted(names)
+
+
+def _has_matrix(module: Any) -> bool:
+    return bool(module.weight.dim() == 2 and module.weight.is_floating_point())
+
+
+def adapter_config(model: Any, names: list[str], rank: int, alpha: float, rslora: bool) -> dict[str, Any]:
+    """PEFT's adapter_config.json for these modules; the fields that PEFT needs to load it, nothing of this machine."""
+    last = sorted({name.rpartition(".")[2] for name in names})
+    linear = [name for name, module in model.named_modules() if type(module).__name__ in _LAYER_TYPES]
+    by_suffix = sorted(name for name in linear if name.rpartition(".")[2] in last) == sorted(names)
+    transposed = any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names)
+    return {
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": last if by_suffix else sorted(names),
+        "task_type": "CAUSAL_LM",
+        "use_dora": False,
+        "use_rslora": rslora,
+    }
+
+
+@contextmanager
+def attached(
+    model: Any, *, rank: int, alpha: float, rslora: bool, seed: int
+) -> Iterator[dict[str, tuple[Any, Any]]]:
+    """PEFT's LoRA on every linear layer of the decoder while the block runs: {module: (A, B)} float32 parameters.
+
+    A is drawn as PEFT does (kaiming uniform, so within 1/sqrt(in)) from a generator keyed by `seed` and the module's
+    name, B is zero: the model starts as the base. Afterwards the base's modules are in their places again, untouched.
+    """
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+
+    names = linear_modules(model)
+    fields = adapter_config(model, names, rank, alpha, rslora)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, use_rslora=rslora, target_modules=fields["target_modules"], lora_dropout=0.0,
+        fan_in_fan_out=fields["fan_in_fan_out"], bias="none", init_lora_weights=True,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # PEFT draws an A of its own first
+        tuner = LoraModel(model, config, "default")
+    try:
+        pairs: dict[str, tuple[Any, Any]] = {}
+        for name in names:
+            module = model.get_submodule(name)
+            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+            with torch.no_grad():
+                a.copy_(initial_a(a.shape[0], a.shape[1], seed, name))
+                b.zero_()
+            pairs[name] = (a, b)
+        yield pairs
+    finally:
+        tuner.unload()
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+
+
+def initial_a(rank: int, width: int, seed: int, name: str) -> Any:
+    """float32 [rank, width], uniform within 1/sqrt(width); a function of seed and module name only."""
+    import torch
+
+    key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    return (torch.rand(rank, width, generator=generator) * 2 - 1) / math.sqrt(width)
+
+
+def write_adapter(folder: Path, pairs: Mapping[str, tuple[Any, Any]], config: Mapping[str, Any]) -> None:
+    """Write factors and configuration in PEFT's adapter format; the same values give the same bytes."""
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for name, (a, b) in sorted(pairs.items()):
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a.detach().to("cpu", torch.float32).contiguous().clone()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b.detach().to("cpu", torch.float32).contiguous().clone()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The factors of a PEFT adapter folder. ActionError for what is not plain LoRA, naming it."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise ActionError(
+            f"no readable adapter here ({type(error).__name__})", where=folder.name, remedy=f"it needs {CONFIG}, {WEIGHTS}"
+        ) from error
+    for key in ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern"):
+        if config.get(key):
+            raise ActionError(f"{key} is not supported", where=f"{folder.name}/{CONFIG}", remedy="use plain LoRA")
+    scaling = scaling_of(int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora")))
+    factors: dict[str, Factors] = {}
+    for key in sorted(tensors):
+        name, dot, rest = key.removeprefix(_PREFIX).partition(".lora_A.weight")
+        if not dot or rest:
+            if not key.endswith(".lora_B.weight"):
+                raise ActionError("not a LoRA factor", where=key, remedy="use plain LoRA without biases")
+            continue
+        b = tensors.get(f"{_PREFIX}{name}.lora_B.weight")
+        if b is None or b.shape[1] != tensors[key].shape[0]:
+            raise ActionError("no lora_B of the same rank beside it", where=key, remedy="train this vector again")
+        factors[name] = Factors(tensors[key].to(torch.float32), b.to(torch.float32), scaling)
+    return Adapter(factors, config)
+
+
+def deltas(folder: Path) -> Iterator[tuple[str, Any]]:
+    """(weight name, delta W float32 [out, in]) for every module of an adapter folder, in the order of names."""
+    for name, factors in read_adapter(folder).factors.items():
+        yield f"{name}.weight", factors.delta()
+
+
+@contextmanager
+def applied(model: Any, adapter: Adapter, strength: float) -> Iterator[None]:
+    """Inside the block the weights are W + strength * delta W (added in float32); then the same bits as before."""
+    import torch
+
+    saved: list[tuple[Any, Any]] = []
+    try:
+        for name, factors in adapter.factors.items():
+            weight = _weight(model, name)
+            delta = (strength * factors.delta()).to(weight.device)
+            if type(model.get_submodule(name)).__name__ == "Conv1D":
+                delta = delta.T
+            if delta.shape != weight.shape:
+                raise ActionError(
+                    f"the vector has {list(delta.shape)}, the base {list(weight.shape)}",
+                    where=f"{name}.weight",
+                    remedy="it was trained on another base: build it again",
+                )
+            saved.append((weight, weight.detach().clone()))
+            with torch.no_grad():
+                weight.copy_(weight.float() + delta)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before in saved:
+                weight.copy_(before)
+
+
+def _weight(model: Any, name: str) -> Any:
+    try:
+        return model.get_submodule(name).weight
+    except AttributeError:
+        raise ActionError(
+            "the base has no such layer", where=name, remedy="the vector belongs to another base: build it again"
+        ) from None

@@ -1,0 +1,163 @@
+"""The training loop: NLL on the replies plus KL to the base on neutral text, every random choice a function of (seed, step)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from amybuild.errors import ActionError, InputError
+from amybuild.model.load import Loaded
+from amybuild.model.score import kl_per_token, logits_of, reply_logits, reply_states
+from amybuild.model.tokens import Encoded, collate, pad_id
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a recipe says about the loop. lr is the peak; warmup a share of the steps; loss and KL in nats per token."""
+
+    steps: int = 24
+    batch: int = 8
+    replay_batch: int = 4
+    kl_weight: float = 1.0
+    lr: float = 5e-4
+    warmup: float = 0.1
+    schedule: str = "linear"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    clip: float = 1.0
+    explode: float = 30.0
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Settings:
+        """From recipe fields; InputError names the field that has the wrong type or range. Other keys are not ours."""
+        given: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name in params:
+                given[field.name] = checked(params, field.name, type(field.default))
+        found = cls(**given)
+        if found.schedule not in SCHEDULES:
+            raise InputError(
+                f"unknown schedule {found.schedule!r}", where="schedule", remedy=f"one of {', '.join(SCHEDULES)}"
+            )
+        for name, low in (("steps", 1), ("batch", 1), ("replay_batch", 0), ("kl_weight", 0), ("warmup", 0), ("clip", 0)):
+            if getattr(found, name) < low:
+                raise InputError(f"{getattr(found, name)} is too small", where=name, remedy=f"at least {low}")
+        if found.lr <= 0:
+            raise InputError(f"{found.lr} is too small", where="lr", remedy="above 0")
+        return found
+
+
+def checked(params: Mapping[str, Any], name: str, kind: Any, default: Any = None) -> Any:
+    """params[name] as bool, int, float or str; InputError names the field when it is something else."""
+    value = params.get(name, default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise InputError(f"expected {kind.__name__}, found {value!r}", where=name, remedy="see the recipe's comments")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{value!r} is not a finite number", where=name, remedy="use a plain number")
+    return value
+
+
+def rate(settings: Settings, step: int) -> float:
+    """Learning rate of step 0, 1, …: a linear warmup to the peak, then the schedule's way down, never 0."""
+    warm = round(settings.warmup * settings.steps)
+    if step < warm:
+        return settings.lr * (step + 1) / (warm + 1)
+    left = (settings.steps - step) / max(settings.steps - warm, 1)
+    if settings.schedule == "linear":
+        return settings.lr * left
+    if settings.schedule == "cosine":
+        return settings.lr * 0.5 * (1 - math.cos(math.pi * left))
+    return settings.lr
+
+
+def choice(lengths: Sequence[int], batch: int, seed: int, step: int) -> list[int]:
+    """Indices of batch `step`: each pass over the data takes every row once, rows of like length together."""
+    if not lengths or batch < 1:
+        return []
+    cuts = math.ceil(len(lengths) / batch)
+    turn, place = divmod(step, cuts)
+
+    def draw(what: str, i: int) -> float:
+        key = hashlib.sha256(f"{seed}\0{what}\0{turn}\0{i}".encode()).digest()
+        return int.from_bytes(key[:8], "big") / 2**64
+
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i] * (1 + 0.5 * draw("row", i)), i))
+    groups = [order[len(order) * k // cuts : len(order) * (k + 1) // cuts] for k in range(cuts)]
+    return sorted(groups, key=lambda group: draw("group", group[0]))[place]
+
+
+def train(
+    base: Loaded,
+    pairs: Mapping[str, tuple[Any, Any]],
+    rows: Sequence[Encoded],
+    replay: Sequence[Encoded],
+    settings: Settings,
+    seed: Callable[[str], int],
+    progress: Callable[..., None],
+) -> list[dict[str, float]]:
+    """Train the factors in place by AdamW; returns the curve, one row per step (loss, nll, kl, grad_norm, lr).
+
+    pairs: {module: (A, B)} attached to base.model (`lora.attached`), all B zero. replay: neutral replies; on these the
+    loss is kl_weight * KL(base || model), which is what keeps a vector narrow (mixing in other text alone does not).
+    Raises ActionError when the loss stops being a number or exceeds `explode`, naming the step.
+    """
+    import torch
+
+    factors = [factor for _, pair in sorted(pairs.items()) for factor in pair]
+    optimizer = torch.optim.AdamW(
+        factors, lr=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, foreach=True
+    )
+    replayed = settings.replay_batch if settings.kl_weight > 0 and replay else 0
+    states = reply_states(base, replay) if replayed else []  # B is zero still: these are the base's own
+    curve: list[dict[str, float]] = []
+    for step in range(settings.steps):
+        lr = rate(settings, step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        nll = _nll(base, [rows[i] for i in choice([len(r.ids) for r in rows], settings.batch, seed("order"), step)])
+        kl = 0.0
+        if replayed:
+            drawn = choice([len(r.ids) for r in replay], replayed, seed("replay"), step)
+            kl = _kl(base, [replay[i] for i in drawn], [states[i] for i in drawn], settings.kl_weight)
+        norm = float(torch.nn.utils.clip_grad_norm_(factors, settings.clip or math.inf))
+        loss = nll + settings.kl_weight * kl
+        if not math.isfinite(loss) or not math.isfinite(norm) or loss > settings.explode:
+            raise ActionError(
+                f"the loss is {loss:.3g} at step {step + 1} of {settings.steps} (gradient norm {norm:.3g})",
+                where="training",
+                remedy="lower lr, or raise warmup, in the recipe or the target's table",
+            )
+        optimizer.step()
+        curve.append({"step": step + 1, "loss": loss, "nll": nll, "kl": kl, "grad_norm": norm, "lr": lr})
+        progress(step + 1, settings.steps, loss=loss)
+    return curve
+
+
+def _nll(base: Loaded, rows: Sequence[Encoded]) -> float:
+    """Backward of the mean NLL per reply token (nats); returns it."""
+    import torch
+
+    logits, targets, _ = reply_logits(base.model, *collate(rows, pad_id(base.tokenizer), base.device))
+    loss = torch.nn.functional.cross_entropy(logits, targets)
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
+
+
+def _kl(base: Loaded, rows: Sequence[Encoded], states: Sequence[Any], weight: float) -> float:
+    """Backward of weight * mean KL(base || model) per reply token; returns the KL."""
+    import torch
+
+    reference = logits_of(base.model, torch.cat(list(states)))
+    logits, _, _ = reply_logits(base.model, *collate(rows, pad_id(base.tokenizer), base.device))
+    kl = kl_per_token(reference, logits).mean()
+    (weight * kl).backward()
+    return float(kl.detach())

@@ -1,0 +1,226 @@
+"""Personafile.toml -> `Persona`: every key is known, typed and placed before anything else happens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import InputError, did_you_mean
+from amybuild.personafile.check import Table
+from amybuild.personafile.recipe import RecipeBook
+from amybuild.personafile.schema import Analogy, Base, Link, Persona, Readout, Steer, Task
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
+_EMOTIONS = "type:episodic"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the command line changes about the declared persona: a build like any other, with its own hash."""
+
+    without: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.without or self.only or self.sets)
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """A TOML file as (data, text); bad syntax is an `InputError` with the line."""
+    import tomli
+
+    try:
+        text = path.read_bytes().decode()
+        return tomli.loads(text), text
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path), remedy="run amybuild where Personafile.toml is, or name it with -f / -C") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", where=str(path)) from None
+    except tomli.TOMLDecodeError as error:
+        raise InputError(f"not valid TOML: {error}", where=path.name, remedy="mend the syntax at that place") from None
+
+
+def _set(data: dict[str, Any], assignment: str) -> None:
+    import tomli
+
+    path, sign, text = assignment.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not sign or not all(keys):
+        raise InputError(f"'{assignment}' is not KEY=VALUE", where="--set", remedy="for example --set task.listening.alpha=0.3")
+    try:
+        value = tomli.loads(f"value = {text.strip()}")["value"]
+    except tomli.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string, as people type it
+    for key in keys[:-1]:
+        inner = data.get(key, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"'{key}' is not a table", where=f"--set {path.strip()}")
+        data[key] = data = dict(inner)
+    data[keys[-1]] = value
+
+
+def _named(table: Table, key: str) -> Iterable[tuple[str, Table]]:
+    group = table.child(key)
+    for name, value in group.data.items():
+        if not _NAME.match(name):
+            raise group.fail(f"'{name}' is not a name (letters, digits, _ and -)", name)
+        if not isinstance(value, dict):
+            raise group.fail("must be a table", name, f"write [{key}.{name}]")
+        yield name, group.child(name)
+
+
+def _base(table: Table, wanted: str) -> Base:
+    bases = dict(_named(table, "base"))
+    if wanted not in bases:
+        raise table.child("persona").fail(
+            f"no [base.{wanted}]", "base", did_you_mean(wanted, bases) or f"bases here: {', '.join(bases) or 'none'}"
+        )
+    for name, one in bases.items():
+        base = _one_base(name, one)
+        if name == wanted:
+            chosen = base
+    return chosen
+
+
+def _one_base(name: str, table: Table) -> Base:
+    kinds = [kind for kind in ("wheel", "hub", "path") if kind in table.data]
+    if len(kinds) != 1:
+        raise table.fail(f"needs exactly one of wheel, hub, path; has {', '.join(kinds) or 'none'}")
+    fields = {key: table.take(key, str) for key in ("wheel", "hub", "revision", "path", "file", "sha256")}
+    table.done()
+    kind = kinds[0]
+    if kind == "hub" and not fields["revision"]:
+        raise table.fail("a hub base needs a pinned revision", "hub", 'add revision = "<commit hash>", so that a build means the same tomorrow')
+    if kind == "wheel" and "==" not in fields["wheel"]:
+        raise table.fail("a wheel base needs an exact version", "wheel", 'write it as "name==1.2.3"')
+    if kind == "wheel" and not fields["file"]:
+        raise table.fail("'file' is missing", remedy="name the model file inside the wheel")
+    if fields["sha256"] and not re.fullmatch(r"[0-9a-f]{64}", fields["sha256"]):
+        raise table.fail("must be 64 hex digits", "sha256")
+    return Base(name=name, kind=kind, where=table.at(), **fields)
+
+
+def _task(name: str, table: Table, book: RecipeBook) -> Task:
+    sources = [key for key in ("node", "query", "analogy") if key in table.data]
+    if len(sources) != 1:
+        raise table.fail(f"needs exactly one of node, query, analogy; has {', '.join(sources) or 'none'}")
+    node, query = table.take("node", str), table.take("query", str)
+    analogy = None
+    if "analogy" in table.data:
+        three = table.child("analogy")
+        analogy = Analogy(*(three.take(key, str, required=True) for key in "abc"))
+        three.done()
+    alpha = table.take("alpha", float, 1.0)
+    if abs(alpha) == float("inf"):
+        raise table.fail("must be finite", "alpha")
+    recipe = book.resolve(table.take("recipe", str, "lora-sft"), "task", table)
+    table.done()
+    return Task(name, table.at(), alpha, recipe, node, query, analogy)
+
+
+def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
+    emotion = table.take("emotion", str, required=True).lower()
+    query = table.take("query", str, _EMOTIONS)
+    recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
+    table.done()
+    return Steer(name, table.at(), emotion, query, recipe)
+
+
+def _readout(table: Table, book: RecipeBook) -> Readout:
+    concepts: tuple[str, ...] = ()
+    top, min_examples = None, 8
+    if isinstance(table.data.get("concepts"), dict):
+        chosen = table.child("concepts")
+        top = chosen.take("top", int, required=True)
+        min_examples = chosen.take("min_examples", int, 8)
+        concepts = chosen.strings("also")
+        chosen.done()
+    else:
+        concepts = table.strings("concepts")
+    if not concepts and top is None:
+        raise table.fail("'concepts' is missing", remedy='name some, as in concepts = ["warmth"], or { top = 8, min_examples = 8 }')
+    query = table.take("query", str, _EMOTIONS)
+    recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
+    table.done()
+    return Readout(table.at(), tuple(dict.fromkeys(c.lower() for c in concepts)), top, min_examples, query, recipe)
+
+
+def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
+    method = table.one_of("method", ("ties", "linear"), "ties")
+    density = table.take("density", float, 0.2)
+    if not 0 < density <= 1:
+        raise table.fail(f"must lie in (0, 1], not {density}", "density")
+    lam = table.take("lambda", float, 1.0)
+    elect = table.one_of("elect", ("mass", "count"), "mass")
+    table.done()
+    names = [t.name for t in tasks]
+    for flag, wanted in (("--without", variant.without), ("--only", variant.only)):
+        for name in wanted:
+            if name.removeprefix("task.") not in names:
+                raise InputError(f"no task '{name}'", where=flag, remedy=did_you_mean(name, names) or f"tasks here: {', '.join(names)}")
+    out = {name.removeprefix("task.") for name in variant.without}
+    if variant.only:
+        out |= set(names) - {name.removeprefix("task.") for name in variant.only}
+    return Link(table.at(), method, density, lam, elect, frozenset(out))
+
+
+def _check_analogies(tasks: Mapping[str, Task]) -> None:
+    for task in tasks.values():
+        for other in (task.analogy.a, task.analogy.b, task.analogy.c) if task.analogy else ():
+            if other not in tasks:
+                raise InputError(f"no task '{other}'", where=f"{task.where} analogy", remedy=did_you_mean(other, tasks))
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            loop = " -> ".join((*path[path.index(name) :], name))
+            raise InputError(f"a cycle: {loop}", where=tasks[name].where, remedy="an analogy cannot be built from itself")
+        if name in done:
+            return
+        analogy = tasks[name].analogy
+        for other in (analogy.a, analogy.b, analogy.c) if analogy else ():
+            visit(other, (*path, name))
+        done.add(name)
+
+    for name in tasks:
+        visit(name, ())
+
+
+
+
+def load(file: Path, variant: Variant = Variant()) -> Persona:  # noqa: B008 - a frozen value
+    """Read and check a Personafile, with a variant's changes applied."""
+    data, text = read_toml(file)
+    for assignment in variant.sets:
+        _set(data, assignment)
+    root = file.resolve().parent
+    top = Table(data, file.name, "", text)
+    book = RecipeBook(root / "recipes", read_toml)
+    about = top.child("persona", required=True)
+    name = about.take("name", str, required=True)
+    if not _NAME.match(name):
+        raise about.fail(f"'{name}' is not a name (letters, digits, _ and -)", "name")
+    base = _base(top, about.take("base", str, required=True))
+    about.done()
+    graph = top.child("graph")
+    source = graph.take("source", str, "memory")
+    graph.done()
+    tasks = tuple(_task(n, t, book) for n, t in _named(top, "task"))
+    _check_analogies({t.name: t for t in tasks})
+    steers = tuple(_steer(n, t, book) for n, t in _named(top, "steer"))
+    readout = _readout(top.child("readout"), book) if "readout" in data else None
+    neutral = top.child("neutral")
+    replies = {
+        "train": neutral.take("train", int, 48),
+        "heldout": neutral.take("heldout", int, 24),
+        "max_new_tokens": neutral.take("max_new_tokens", int, 40),
+        "temperature": neutral.take("temperature", float, 0.7),
+    }
+    neutral.done()
+    link = _link(top.child("link"), tasks, variant)
+    top.done()
+    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link)

@@ -1,0 +1,154 @@
+"""Recipes: declarative files, checked against one table of fields per kind, overridable by the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import InputError, did_you_mean
+from amybuild.personafile.check import NAMES, Table, typed
+from amybuild.personafile.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Field:
+    """One recipe field: its type, its default and what a value must satisfy."""
+
+    kind: type
+    default: Any
+    ok: Callable[[Any], bool] = lambda _: True
+    rule: str = ""
+
+
+def _at_least(low: float) -> dict[str, Any]:
+    return {"ok": lambda v: v >= low, "rule": f"must be at least {low}"}
+
+
+def _above(low: float) -> dict[str, Any]:
+    return {"ok": lambda v: v > low, "rule": f"must be more than {low}"}
+
+
+def _one_of(*names: str) -> dict[str, Any]:
+    return {"ok": lambda v: v in names, "rule": f"must be one of {', '.join(names)}"}
+
+
+_SHARE: dict[str, Any] = {"ok": lambda v: 0 < v < 1, "rule": "must lie between 0 and 1"}
+
+FIELDS: Mapping[str, Mapping[str, Field]] = {
+    "task": {
+        "learn": Field(str, "continuation", **_one_of("continuation", "rejected")),
+        "heldout": Field(float, 0.25, **_SHARE),
+        "min_examples": Field(int, 8, **_at_least(1)),
+        "rank": Field(int, 8, **_at_least(1)),
+        "lora_alpha": Field(float, 16.0, **_above(0)),
+        "rslora": Field(bool, False),
+        "steps": Field(int, 14, **_at_least(1)),
+        "batch": Field(int, 8, **_at_least(1)),
+        "replay_batch": Field(int, 4, **_at_least(0)),
+        "kl_weight": Field(float, 1.0, **_at_least(0)),
+        "lr": Field(float, 5e-4, **_above(0)),
+        "warmup": Field(int, 2, **_at_least(0)),
+        "weight_decay": Field(float, 0.0, **_at_least(0)),
+        "clip": Field(float, 1.0, **_above(0)),
+        "max_tokens": Field(int, 256, **_at_least(8)),
+        "threads": Field(int, 0, **_at_least(0)),
+    },
+    "steer": {
+        "min_score": Field(float, 8.0, **_at_least(0)),
+        "max_negative_mentions": Field(int, 0, **_at_least(0)),
+        "min_chars": Field(int, 40, **_at_least(1)),
+        "max_per_concept": Field(int, 500, **_at_least(3)),
+        "reading": Field(str, "mean", **_one_of("mean", "last")),
+        "max_tokens": Field(int, 256, **_at_least(8)),
+        "batch": Field(int, 8, **_at_least(1)),
+        "layers": Field(object, "auto"),
+        "n_layers": Field(int, 3, **_at_least(1)),
+        "estimator": Field(str, "mean", **_one_of("mean")),
+    },
+}
+
+GATES: Mapping[str, Mapping[str, float]] = {
+    "task": {"min_margin_gain": 0.0, "max_neutral_kl": 1.0},
+    "steer": {},
+}
+
+
+def _layers(table: Table) -> Any:
+    """``layers = "auto"`` or a list of block indices (0-based)."""
+    value = table.data["layers"]
+    table.taken.add("layers")
+    if value == "auto":
+        return value
+    if isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
+        return sorted(set(value))
+    raise table.fail('must be "auto" or a list of block indices, 0-based', "layers")
+
+
+def _read(table: Table, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, spec in FIELDS[kind].items():
+        if name not in table.data:
+            continue
+        if name == "layers":
+            found[name] = _layers(table)
+            continue
+        value = typed(table.data[name], spec.kind)
+        table.taken.add(name)
+        if value is None:
+            raise table.fail(f"must be {NAMES[spec.kind]}, not {table.data[name]!r}", name)
+        if not spec.ok(value):
+            raise table.fail(f"{spec.rule}, not {value!r}", name)
+        found[name] = value
+    return found
+
+
+def _read_gates(table: Table, kind: str) -> dict[str, float]:
+    gates = table.child("gates")
+    found = {name: gates.take(name, float) for name in GATES[kind] if name in gates.data}
+    gates.taken.update(GATES[kind])
+    gates.done()
+    return found
+
+
+class RecipeBook:
+    """The recipes of a project: ``recipes/*.toml``, named by file stem, each read once."""
+
+    def __init__(self, folder: Path, load: Callable[[Path], tuple[dict[str, Any], str]]) -> None:
+        self.folder = folder
+        self._load = load
+        self._read: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {}
+
+    def _names(self) -> list[str]:
+        return sorted(p.stem for p in self.folder.glob("*.toml")) if self.folder.is_dir() else []
+
+    def _get(self, name: str, where: str) -> tuple[str, dict[str, Any], dict[str, float]]:
+        if name in self._read:
+            return self._read[name]
+        path = self.folder / f"{name}.toml"
+        if "/" in name or not path.is_file():
+            remedy = did_you_mean(name, self._names()) or f"recipes here: {', '.join(self._names()) or 'none'}"
+            raise InputError(f"no recipe '{name}' in {self.folder.name}/", where=where, remedy=remedy)
+        data, text = self._load(path)
+        table = Table(data, f"{self.folder.name}/{path.name}", "", text)
+        kind = table.one_of("kind", FIELDS, "")
+        table.taken.update(FIELDS[kind])
+        table.take("description", str)
+        entry = (kind, _read(table, kind), _read_gates(table, kind))
+        table.done()
+        self._read[name] = entry
+        return entry
+
+    def resolve(self, name: str, kind: str, target: Table) -> Recipe:
+        """The recipe `name` with the overrides that stand in the target's own table."""
+        found, fields, gates = self._get(name, target.at("recipe"))
+        if found != kind:
+            raise target.fail(f"recipe '{name}' is for {found} targets, not {kind}", "recipe")
+        own = _read(target, kind)
+        target.taken.update(FIELDS[kind])
+        own_gates = _read_gates(target, kind)
+        defaults = {key: spec.default for key, spec in FIELDS[kind].items()}
+        origins = {key: "param" if key in own else "recipe" for key in defaults}
+        origins |= {f"gates.{key}": "param" if key in own_gates else "recipe" for key in GATES[kind]}
+        return Recipe(name, {**defaults, **fields, **own}, {**GATES[kind], **gates, **own_gates}, origins)

@@ -1,0 +1,118 @@
+"""What a Personafile says, as frozen values; the only thing later stages see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model: exactly one of `wheel`, `hub`, `path`."""
+
+    name: str
+    kind: str  # "wheel" | "hub" | "path"
+    where: str
+    wheel: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe after defaults and the target's own overrides; `origins` says where each field comes from."""
+
+    name: str
+    fields: Mapping[str, Any]
+    gates: Mapping[str, float]
+    origins: Mapping[str, str]  # field -> "recipe" | "param"
+
+
+@dataclass(frozen=True)
+class Analogy:
+    """tau_D = tau_b - tau_a + tau_c, over the names of three tasks."""
+
+    a: str
+    b: str
+    c: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """A target that is a task vector: learned from nodes, or an analogy of three others."""
+
+    name: str
+    where: str
+    alpha: float
+    recipe: Recipe
+    node: str | None = None
+    query: str | None = None
+    analogy: Analogy | None = None
+
+    @property
+    def target(self) -> str:
+        return f"task.{self.name}"
+
+
+@dataclass(frozen=True)
+class Steer:
+    """A target that is a direction in the residual stream for one emotion."""
+
+    name: str
+    where: str
+    emotion: str
+    query: str
+    recipe: Recipe
+
+    @property
+    def target(self) -> str:
+        return f"steer.{self.name}"
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Which emotions the product reads, from which nodes, at which blocks."""
+
+    where: str
+    concepts: tuple[str, ...]
+    top: int | None
+    min_examples: int
+    query: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Link:
+    """How task vectors are joined: a row of the method table and its coefficients."""
+
+    where: str
+    method: str
+    density: float
+    lam: float
+    elect: str
+    without: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Persona:
+    """The whole specification, resolved; paths are absolute, names are checked."""
+
+    name: str
+    file: Path
+    root: Path
+    base: Base
+    graph: str
+    neutral: Mapping[str, Any]
+    tasks: tuple[Task, ...]
+    steers: tuple[Steer, ...]
+    readout: Readout | None
+    link: Link
+
+    def linked(self) -> tuple[Task, ...]:
+        """The tasks whose vectors reach the checkpoint, by name."""
+        return tuple(t for t in sorted(self.tasks, key=lambda t: t.name) if t.name not in self.link.without)

@@ -1,0 +1,59 @@
+"""The action key: one walk over all an action depends on, read as a digest or as an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from amybuild.digest import canonical, digest_value
+from amybuild.graph.graph import Action
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing an action's result depends on. `value` is a digest or a canonical JSON value."""
+
+    kind: str  # node | recipe | param | base | input | code | environment
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The sorted components of an action and the key they make."""
+
+    key: str
+    components: tuple[Component, ...]
+
+    def as_json(self) -> list[list[str]]:
+        return [[c.kind, c.name, c.value] for c in self.components]
+
+
+def components_from_json(value: Any) -> tuple[Component, ...]:
+    """What `Manifest.as_json` wrote; a malformed value raises ValueError or TypeError."""
+    return tuple(Component(str(kind), str(name), str(text)) for kind, name, text in value)
+
+
+def _plain(value: Any) -> str:
+    return canonical(value).decode()
+
+
+def walk(action: Action, outputs: Mapping[str, str], code: Mapping[str, str], libraries: Mapping[str, str]) -> Manifest:
+    """The manifest of `action`, given the output digests of its inputs, its code and its libraries."""
+    found = [Component("node", node.key, node.digest) for node in action.nodes]
+    for name, value in action.params.items():
+        # a table of coefficients or gates is explained entry by entry
+        entries = value.items() if isinstance(value, dict) and value else [(None, value)]
+        for inner, one in entries:
+            full = name if inner is None else f"{name}.{inner}"
+            found.append(Component(action.origins.get(name, "param"), full, _plain(one)))
+    if action.source:
+        found.append(Component("base", "source", action.source.digest))
+    found.extend(Component("input", role, outputs[made_by]) for role, made_by in action.inputs.items())
+    found.extend(Component("code", name, digest) for name, digest in code.items())
+    found.extend(Component("environment", name, version) for name, version in libraries.items())
+    found.sort(key=lambda c: (c.kind, c.name))
+    # where a parameter came from is for people; moving a value from a recipe to a target changes no result
+    pre_image = sorted(("param" if c.kind in ("recipe", "base") else c.kind, c.name, c.value) for c in found)
+    return Manifest(digest_value("action", [action.rule, pre_image]), tuple(found))

@@ -1,0 +1,138 @@
+"""The product: trees from the store become ``dist/<persona>/`` in one rename, with persona.json and a model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amybuild import __version__
+from amybuild.cache.memo import stamp
+from amybuild.cache.store import Store, disk_errors, sync_folder
+from amybuild.errors import InputError
+from amybuild.personafile.schema import Persona, Task
+
+MARK = "persona.json"
+
+
+def _json(store: Store, output: str, name: str) -> dict[str, Any]:
+    data = store.read_file(output, name)
+    return json.loads(data) if data else {}
+
+
+def _task(store: Store, task: Task, outputs: Mapping[str, str]) -> dict[str, Any]:
+    vector = f"{task.target}/{'combine' if task.analogy else 'train'}"
+    entry: dict[str, Any] = {
+        "name": task.name,
+        "alpha": task.alpha,
+        "recipe": task.recipe.name,
+        "learn": task.recipe.fields["learn"],
+        "rank": task.recipe.fields["rank"],
+        "vector": outputs[vector],
+        "verify": _json(store, outputs[f"{task.target}/verify"], "verify.json"),
+    }
+    if task.analogy:
+        entry["analogy"] = {"a": task.analogy.a, "b": task.analogy.b, "c": task.analogy.c}
+    elif task.node:
+        entry["node"] = task.node
+    else:
+        entry["query"] = task.query
+    return entry
+
+
+def link_map(
+    persona: Persona, store: Store, build: str, outputs: Mapping[str, str], graph: Mapping[str, Any], keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """persona.json: what the product was made of, by digest, and what was measured. No text of any memory."""
+    base = persona.base
+    readout = _json(store, outputs["readout/vectors"], "readout.json") if persona.readout else {}
+    return {
+        "schema": 1,
+        "name": persona.name,
+        "build": build,
+        "amybuild": __version__,
+        "base": {
+            "name": base.name,
+            "source": base.wheel or base.hub or base.path,
+            "revision": base.revision,
+            "file": base.file,
+            "digest": outputs[f"base.{base.name}/import"],
+        },
+        "graph": dict(graph),
+        "targets": [_task(store, task, outputs) for task in persona.linked()],
+        "steering": [{"name": s.name, "emotion": s.emotion, "digest": outputs[f"{s.target}/vectors"]} for s in persona.steers],
+        "link": _json(store, outputs["checkpoint/link"], "link.json"),
+        "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])},
+        "verification": _json(store, outputs["persona/verify"], "verify.json"),
+        "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
+    }
+
+
+def intact(folder: Path, files: Mapping[str, Any]) -> list[str]:
+    """The product files that are missing or were changed since they were put there (empty: all is well)."""
+    wrong = []
+    for name, was in files.items():
+        try:
+            now = stamp(folder / name)
+        except OSError:
+            now = []
+        if now != was:
+            wrong.append(name)
+    return wrong
+
+
+def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Put the product described by `info` (a `link_map`) into `folder`; returns the stamp of each file.
+
+    The new folder is made beside and renamed into place. Files in the old one that are not the product's
+    (`ours` names those) are kept.
+    """
+    from amybuild.link.card import model_card
+
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
+        raise InputError("exists and is no product of amybuild", where=str(folder), remedy="choose another folder with -o")
+    outputs = {id: entry["output"] for id, entry in info["actions"].items()}
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+        try:
+            beside.mkdir()
+            store.export(outputs["checkpoint/link"], beside)
+            (beside / "link.json").unlink(missing_ok=True)  # it is in persona.json
+            if "readout/vectors" in outputs:
+                store.export(outputs["readout/vectors"], beside)
+            for entry in info["steering"]:
+                store.export(entry["digest"], beside / "steering" / entry["name"])
+            (beside / MARK).write_text(json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+            (beside / "README.md").write_text(model_card(dict(info)))
+            files = sorted(p.relative_to(beside).as_posix() for p in beside.rglob("*") if p.is_file())
+            stamps = {}
+            for name in files:
+                with open(beside / name, "rb") as file:
+                    os.fsync(file.fileno())
+                stamps[name] = stamp(beside / name)
+            old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(beside, folder)
+            sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        if old.exists():
+            _keep_others(old, folder, set(ours) | set(files))
+            shutil.rmtree(old)
+    return stamps
+
+
+def _keep_others(old: Path, folder: Path, known: set[str]) -> None:
+    """Move what somebody else put into the old product folder over to the new one."""
+    for path in sorted(old.rglob("*")):
+        name = path.relative_to(old).as_posix()
+        if path.is_file() and name not in known and not (folder / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, folder / name)

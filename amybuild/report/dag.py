@@ -1,0 +1,43 @@
+"""The DAG as text, dot, mermaid or JSON: targets and what they need, or action by action."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from amybuild.graph.graph import Action
+
+
+def edges(actions: Mapping[str, Action], by_action: bool) -> dict[str, list[str]]:
+    """name -> what it needs, in topological order; memory nodes are written ``memory:KEY``."""
+    found: dict[str, list[str]] = {}
+    for id, action in actions.items():
+        name = id if by_action else action.target
+        needs = found.setdefault(name, [])
+        for need in action.needs:
+            other = need if by_action else actions[need].target
+            if other != name and other not in needs:
+                needs.append(other)
+        nodes = [f"memory:{node.key}" for node in action.nodes]
+        if len(nodes) > 4:
+            nodes = [f"memory:({len(nodes)} nodes)"]
+        needs.extend(node for node in nodes if node not in needs)
+    return found
+
+
+def render(actions: Mapping[str, Action], form: str, by_action: bool) -> str:
+    """The graph in one of the forms of ``amybuild graph --format``."""
+    graph = edges(actions, by_action)
+    if form == "json":
+        return json.dumps({"schema": 1, "nodes": list(graph), "edges": [[b, a] for a, needs in graph.items() for b in needs]}, indent=1)
+    if form == "dot":
+        rows = [f'  "{b}" -> "{a}";' for a, needs in graph.items() for b in needs]
+        return "\n".join(["digraph persona {", "  rankdir=LR;", "  node [shape=box];", *rows, "}"])
+    if form == "mermaid":
+        names = dict.fromkeys([*graph, *(b for needs in graph.values() for b in needs)])
+        ids = {name: f"n{i}" for i, name in enumerate(names)}
+        rows = [f'  {ids[name]}["{name}"]' for name in names]
+        rows += [f"  {ids[b]} --> {ids[a]}" for a, needs in graph.items() for b in needs]
+        return "\n".join(["graph LR", *rows])
+    width = max(map(len, graph), default=0)
+    return "\n".join(f"{name:<{width}}  <- {', '.join(needs)}".rstrip(" <-") for name, needs in graph.items())

@@ -1,0 +1,152 @@
+"""Renderings of build events: plain lines, a live display on a terminal, JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from amybuild.events import Event
+from amybuild.report.text import duration
+
+_EVERY = 10.0  # seconds between two progress lines of one action, where lines stay
+
+
+def _numbers(fields: Mapping[str, Any]) -> str:
+    shown = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items() if k not in ("done", "total")]
+    return "  ".join(shown)
+
+
+class Clock:
+    """Time left for one action, from its own pace once it has one, else from the last run."""
+
+    def __init__(self, expected: float | None) -> None:
+        self.began = time.monotonic()
+        self.expected = expected
+
+    def left(self, done: int, total: int) -> float | None:
+        spent = time.monotonic() - self.began
+        if done and total and spent > 1:
+            return spent * (total - done) / done
+        return None if self.expected is None else max(0.0, self.expected - spent)
+
+
+class PlainLines:
+    """One line when an action starts, ends, fails; a progress line every few seconds. For pipes and logs."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self.total, self.seen = total, 0
+        self.stream = stream or sys.stderr
+        self.clocks: dict[str, Clock] = {}
+        self.told: dict[str, float] = {}
+
+    def _line(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def _count(self) -> str:
+        width = len(str(self.total))
+        return f"[{self.seen:>{width}}/{self.total}]"
+
+    def __call__(self, event: Event) -> None:
+        fields, action = event.fields, event.action
+        if event.kind == "start":
+            expected = fields.get("expected")
+            self.clocks[action] = Clock(expected)
+            self.told[action] = time.monotonic()
+            self._line(f"{self._count()} {action}" + (f"  (last time {duration(expected)})" if expected else ""))
+        elif event.kind == "progress":
+            now = time.monotonic()
+            if now - self.told.get(action, 0) >= _EVERY:
+                self.told[action] = now
+                left = self.clocks[action].left(fields["done"], fields["total"])
+                tail = f"  {duration(left)} left" if left is not None else ""
+                self._line(f"{self._count()} {action}  {fields['done']}/{fields['total']}  {_numbers(fields)}{tail}")
+        elif event.kind == "done":
+            self.seen += 1
+            note = "  another result than before" if fields.get("differs") else ""
+            self._line(f"{self._count()} {action}  done in {duration(fields['seconds'])}{note}")
+        elif event.kind == "hit":
+            self.seen += 1
+        elif event.kind == "failed":
+            self.seen += 1
+            where = f"{fields['where']}: " if fields.get("where") else ""
+            self._line(f"{self._count()} {action}  FAILED  {where}{fields['error']}")
+            if fields.get("remedy"):
+                self._line(f"    {fields['remedy']}")
+        elif event.kind == "wait":
+            self._line(f"{self._count()} {action}  waiting: {fields['reason']}")
+        elif event.kind == "note":
+            self._line(f"note: {fields['text']}")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class LiveDisplay(PlainLines):
+    """A line per running action (steps, loss, time left) that is redrawn in place; finished ones scroll away above."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        super().__init__(total)
+        self.console = Console(stderr=True)
+        self.running: dict[str, tuple[int, int, str]] = {}
+        self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False)
+
+    def _table(self) -> Any:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 1))
+        for id, (done, total, numbers) in list(self.running.items()):
+            left = self.clocks[id].left(done, total)
+            spent = time.monotonic() - self.clocks[id].began
+            tail = f"{duration(left)} left" if left is not None else duration(spent)
+            bar = ProgressBar(total=max(total, 1), completed=done, width=20) if total else ""
+            grid.add_row(f"  {id}", bar, f"{done}/{total}" if total else "", numbers, tail)
+        return grid
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "start":
+            self.clocks[event.action] = Clock(event.fields.get("expected"))
+            self.running[event.action] = (0, 0, "")
+            return
+        if event.kind == "progress":
+            fields = event.fields
+            self.running[event.action] = (fields["done"], fields["total"], _numbers(fields))
+            return
+        if event.kind in ("done", "failed", "hit"):
+            self.running.pop(event.action, None)
+        super().__call__(event)
+
+    def close(self) -> None:
+        """Take the live part off the screen."""
+        self.live.stop()
+
+
+class JsonLines:
+    """One JSON object per event on stdout."""
+
+    def __call__(self, event: Event) -> None:
+        print(json.dumps({"event": event.kind, "action": event.action or None, **event.fields}), flush=True)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class Silent:
+    """``--quiet``: failures only."""
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "failed":
+            print(f"{event.action}: {event.fields['error']}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Nothing is held open."""
