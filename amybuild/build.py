@@ -15,7 +15,7 @@ from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.history import BuildRecord, History, build_hash
 from amybuild.cache.memo import Memo
 from amybuild.cache.store import Store
-from amybuild.digest import digest_value
+from amybuild.digest import digest_file, digest_value
 from amybuild.errors import ActionError, AmyError, CheckError, InputError, PinError
 from amybuild.events import Event, Sink
 from amybuild.graph.analyze import analyze
@@ -104,9 +104,9 @@ class Project:
 
         def find() -> dict[str, dict[str, str]]:
             index = CodeIndex(root, "amybuild")
-            return {name: index.closure(entry) for name, entry in table}
+            return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
-        code = self.memo.get("code", [source_stats(root), table], find)
+        code = self.memo.get("code", [source_stats(root), [RULES[name].data for name in rules], table], find)
         libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
         return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
 
@@ -129,12 +129,16 @@ class Project:
     @property
     def whole(self) -> bool:
         """Whether the selection is the persona (then there is a product)."""
-        return len(self.actions) == len(self.graph.actions)
+        return all(id in self.actions for id in self.graph.whole)
 
     @property
     def folder(self) -> Path:
         out = self.options.out
         return (out if out is not None else self.persona.root / "dist" / self.persona.name).absolute()
+
+
+def _data(root: Path, names: tuple[str, ...]) -> dict[str, str]:
+    return {f"file:{name}": digest_file(root / name) for name in names}
 
 
 def _known(record: Record | None) -> Known | None:

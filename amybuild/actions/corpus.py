@@ -16,6 +16,7 @@ from amybuild.memory.jsonl import read_jsonl
 
 MIN_TRAIN = 4
 MIN_PAIRS = 2
+FEW_PAIRS = 4
 RATIO = (0.6, 1.6)  # outside, a margin per token measures length and style more than behaviour
 
 
@@ -51,7 +52,7 @@ def is_heldout(messages: Sequence[tuple[str, str]], share: float) -> bool:
     """The side of an example: a function of its context alone (case and spacing aside), so that no other example's
     coming or going moves it, an edited reply stays on its side, and two replies to one context are never parted."""
     context = [[role, " ".join(text.split()).casefold()] for role, text in messages]
-    return int(digest_value("split", context)[:12], 16) < share * 16**12
+    return int(digest_value("heldout", context)[:12], 16) < share * 16**12
 
 
 def lines(examples: Iterable[Example]) -> bytes:
@@ -82,6 +83,8 @@ def card(train: Sequence[Example], held: Sequence[Example], duplicates: int) -> 
     warnings = []
     if ratio is not None and not RATIO[0] <= ratio <= RATIO[1]:
         warnings.append(f"continuations are {ratio:g} times as long as rejected ones: a margin would measure length")
+    if (few := sum(bool(one.rejected) for one in held)) < FEW_PAIRS:
+        warnings.append(f"only {few} held-out pairs: a margin over them is coarse (write more, or raise 'heldout')")
     if duplicates:
         warnings.append(f"{duplicates} examples are there more than once and count once")
     if leaks:

@@ -14,11 +14,12 @@ from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
 
 _CORPUS = ("heldout", "min_examples")
 _TRAIN = (
-    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "warmup"),
-    *("weight_decay", "clip", "max_tokens", "threads"),
+    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule", "warmup"),
+    *("weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
 )
+_VERIFY = ("max_tokens", "dtype", "device", "threads")
 _TEXTS = ("min_score", "max_negative_mentions", "min_chars", "max_per_concept")
-_ACTIVATIONS = ("layers", "reading", "max_tokens", "batch")
+_ACTIVATIONS = ("layers", "reading", "max_tokens", "batch", "dtype", "device")
 _VECTORS = ("layers", "n_layers", "estimator")
 
 
@@ -96,11 +97,10 @@ class _Analysis:
             params, origins = _take(task.recipe, _TRAIN)
             vector = self.graph.add(Action(f"{target}/train", target, "train", params, dict(inputs), origins=origins))
         self.vectors[task.name] = vector
-        params = {"alpha": task.alpha, "lambda": self.persona.link.lam, "gates": dict(task.recipe.gates)}
-        params["max_tokens"] = task.recipe.fields["max_tokens"]
-        self.graph.add(
-            Action(f"{target}/verify", target, "verify", params, {**inputs, "vector": vector}, origins={"max_tokens": "recipe"})
-        )
+        params, origins = _take(task.recipe, _VERIFY)
+        params |= {"alpha": task.alpha, "lambda": self.persona.link.lam, "gates": dict(task.recipe.gates)}
+        inputs["vector"] = vector
+        self.graph.add(Action(f"{target}/verify", target, "verify", params, inputs, origins=origins))
         return vector
 
     def _direction(self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe) -> str:
@@ -141,11 +141,17 @@ class _Analysis:
         gates = tuple(f"{task.target}/verify" for task in linked)
         checkpoint = self.graph.add(Action("checkpoint/link", "checkpoint", "link", params, inputs, after=gates))
         inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral}
-        for task in self.persona.tasks:
-            if not task.analogy:
+        for task in linked:
+            if not task.analogy:  # an analogy has no dialogues of its own
                 inputs[f"corpus.{task.name}"] = f"{task.target}/corpus"
-        inputs |= {f"verify.{task.name}": f"{task.target}/verify" for task in linked}
-        self.graph.add(Action("persona/verify", "persona", "persona_verify", {}, inputs))
+                inputs[f"verify.{task.name}"] = f"{task.target}/verify"
+        longest = max((task.recipe.fields["max_tokens"] for task in linked), default=192)
+        params = {"device": self.persona.neutral["device"], "max_tokens": longest}
+        final = self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
+        directions = [f"{s.target}/vectors" for s in self.persona.steers]
+        if self.persona.readout:
+            directions.append("readout/vectors")
+        self.graph.whole = (checkpoint, final, *directions)
 
 
 def _source(node: Node) -> NodeSource:

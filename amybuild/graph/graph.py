@@ -53,6 +53,7 @@ class ActionGraph:
     def __init__(self) -> None:
         self.actions: dict[str, Action] = {}
         self.targets: dict[str, tuple[str, ...]] = {}
+        self.whole: tuple[str, ...] = ()  # the actions whose results the product is made of
 
     def add(self, action: Action) -> str:
         """Add an action whose needs are all there already; its id comes back."""
@@ -75,10 +76,10 @@ class ActionGraph:
         return {id: action for id, action in self.actions.items() if id in wanted}
 
     def select(self, targets: Iterable[str]) -> dict[str, Action]:
-        """The closure of targets (``task.x``) or actions (``task.x/train``); `persona` or nothing means all."""
+        """The closure of targets (``task.x``) or actions (``task.x/train``); `persona` or nothing means the product."""
         names = list(targets)
         if not names or "persona" in names:
-            return dict(self.actions)
+            return self.closure(self.whole)
         ids: list[str] = []
         for name in names:
             if name in self.actions:

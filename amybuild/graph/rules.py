@@ -16,13 +16,14 @@ class Rule:
     entry: str  # "module:function"
     libraries: tuple[str, ...] = ()
     heavy: bool = False
+    data: tuple[str, ...] = ()  # files of the package that it reads
 
 
 RULES: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (
         Rule("base", "amybuild.actions.base:run", (*_MODEL, "gguf"), heavy=True),
-        Rule("neutral", "amybuild.actions.neutral:run", _MODEL, heavy=True),
+        Rule("neutral", "amybuild.actions.neutral:run", _MODEL, heavy=True, data=("actions/neutral_prompts.txt",)),
         Rule("corpus", "amybuild.actions.corpus:run"),
         Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), heavy=True),
         Rule("combine", "amybuild.actions.combine:run", ("torch", "safetensors")),

@@ -84,7 +84,7 @@ def _dialogues(node: Node, text: str, first: int) -> list[Example]:
             continue
         line = fence.line + first - 1
         kind, *words = fence.info.split() or [""]
-        if not fence.closed or (kind == "dialogue" and any(map(_opens_dialogue, fence.body))):
+        if not fence.closed or any(_opens_dialogue(inner, fence.mark) for inner in fence.body):
             raise _bad(node.place(line), "this fence is not closed", "end the block with a line of ``` alone")
         if kind != "dialogue":
             if kind.casefold().startswith("dialog"):
@@ -98,9 +98,10 @@ def _dialogues(node: Node, text: str, first: int) -> list[Example]:
     return found
 
 
-def _opens_dialogue(line: str) -> bool:
-    bare = line.lstrip(" ")
-    return bare.startswith(("```", "~~~")) and bare.lstrip("`~ ").startswith("dialogue")
+def _opens_dialogue(line: str, mark: str) -> bool:
+    """Whether a block begins inside one of no longer marks: then the outer one was left open by mistake."""
+    bare = line.strip(" ")
+    return bare.startswith(mark) and bare.lstrip(mark[0] + " ").startswith("dialogue")
 
 
 def _turns(place: Place, opening: int, body: Iterable[str]) -> list[Turn]:

@@ -147,7 +147,7 @@ def _read_examples(name: object, path: str, shown: str, homes: tuple[str, ...]) 
 
 def _line_of(what: str, front: str) -> int:
     """The file's line of the first front-matter key that the message names, else 1."""
-    words = what.replace("'", " ").split()
+    words = what.translate(dict.fromkeys(map(ord, "':,"), " ")).split()
     for number, line in enumerate(front.split("\n"), start=2):
         name = line.partition("=")[0].strip(" \t[]\"'")
         if name and (name in words or name.removesuffix("s") in words):

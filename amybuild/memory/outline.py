@@ -22,6 +22,7 @@ class Fence(NamedTuple):
     """A fenced block. `line` is its opening fence's; `body` is what lies between, less that fence's indent."""
 
     line: int
+    mark: str
     info: str
     body: tuple[str, ...]
     closed: bool
@@ -81,7 +82,7 @@ def walk(text: str) -> Iterator[Block]:
                 break
             indent = len(inner) - len(inner.lstrip(" "))
             body.append(inner[min(indent, len(opening[1])) :])
-        yield Fence(number, opening[3], tuple(body), closed)
+        yield Fence(number, opening[2], opening[3], tuple(body), closed)
 
 
 def slug(title: str) -> str:
@@ -93,7 +94,7 @@ def sections(text: str) -> list[tuple[str, Section]]:
     """``(slug, section)`` of every ``## heading``, each up to the next heading of level 1 or 2."""
     lines = text.split("\n")
     heads = [block for block in walk(text) if isinstance(block, Heading) and block.level <= 2]
-    ends = [*(head.line - 1 for head in heads[1:]), len(lines)]
+    ends = [*(head.line - 1 for head in heads[1:]), len(lines)][: len(heads)]
     return [
         (slug(head.title), Section(head.line + 1, "\n".join(lines[head.line : end])))
         for head, end in zip(heads, ends, strict=True)

@@ -215,10 +215,11 @@ def load(file: Path, variant: Variant = Variant()) -> Persona:  # noqa: B008 - a
     readout = _readout(top.child("readout"), book) if "readout" in data else None
     neutral = top.child("neutral")
     replies = {
-        "train": neutral.take("train", int, 48),
-        "heldout": neutral.take("heldout", int, 24),
+        "prompts": neutral.take("prompts", int, 72),
+        "heldout": neutral.take("heldout", float, 0.3),
         "max_new_tokens": neutral.take("max_new_tokens", int, 40),
         "temperature": neutral.take("temperature", float, 0.7),
+        "device": neutral.one_of("device", ("auto", "cpu", "cuda"), "auto"),
     }
     neutral.done()
     link = _link(top.child("link"), tasks, variant)

@@ -34,6 +34,8 @@ def _one_of(*names: str) -> dict[str, Any]:
     return {"ok": lambda v: v in names, "rule": f"must be one of {', '.join(names)}"}
 
 
+_DTYPE = _one_of("float32", "bfloat16", "float16")
+_DEVICE = _one_of("auto", "cpu", "cuda")
 _SHARE: dict[str, Any] = {"ok": lambda v: 0 < v < 1, "rule": "must lie between 0 and 1"}
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {
@@ -44,15 +46,18 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "rank": Field(int, 8, **_at_least(1)),
         "lora_alpha": Field(float, 16.0, **_above(0)),
         "rslora": Field(bool, False),
-        "steps": Field(int, 14, **_at_least(1)),
+        "steps": Field(int, 24, **_at_least(1)),
         "batch": Field(int, 8, **_at_least(1)),
         "replay_batch": Field(int, 4, **_at_least(0)),
         "kl_weight": Field(float, 1.0, **_at_least(0)),
         "lr": Field(float, 5e-4, **_above(0)),
-        "warmup": Field(int, 2, **_at_least(0)),
+        "schedule": Field(str, "linear", **_one_of("linear", "cosine", "constant")),
+        "warmup": Field(float, 0.1, ok=lambda v: 0 <= v < 1, rule="must be a share of the steps, 0 <= warmup < 1"),
         "weight_decay": Field(float, 0.0, **_at_least(0)),
-        "clip": Field(float, 1.0, **_above(0)),
-        "max_tokens": Field(int, 256, **_at_least(8)),
+        "clip": Field(float, 1.0, **_at_least(0)),
+        "max_tokens": Field(int, 192, **_at_least(16)),
+        "dtype": Field(str, "float32", **_DTYPE),
+        "device": Field(str, "auto", **_DEVICE),
         "threads": Field(int, 0, **_at_least(0)),
     },
     "steer": {
@@ -63,6 +68,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "reading": Field(str, "mean", **_one_of("mean", "last")),
         "max_tokens": Field(int, 256, **_at_least(8)),
         "batch": Field(int, 8, **_at_least(1)),
+        "dtype": Field(str, "float32", **_DTYPE),
+        "device": Field(str, "auto", **_DEVICE),
         "layers": Field(object, "auto"),
         "n_layers": Field(int, 3, **_at_least(1)),
         "estimator": Field(str, "mean", **_one_of("mean")),

@@ -134,7 +134,7 @@ def source_stats(root: Path) -> list[list[int | str]]:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != "__pycache__":
                     stack.append(entry.path)
-            elif entry.name.endswith(".py"):
+            elif entry.name.endswith((".py", ".txt")):
                 s = entry.stat()
                 stats.append([os.path.relpath(entry.path, root), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino])
     return sorted(stats, key=str)

@@ -1,0 +1,41 @@
+"""Fixtures: a tiny model made once, a project per test, and a built project to copy from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Space
+from tests.tiny import make_tiny_base
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("AMYBUILD_CACHE", None)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def space(tmp_path: Path, tiny_base: Path) -> Space:
+    """A project that was never built."""
+    return Space(tmp_path / "project", tiny_base)
+
+
+@pytest.fixture(scope="session")
+def _built_once(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    first = Space(tmp_path_factory.mktemp("built") / "project", tiny_base)
+    first.build()
+    return first.root
+
+
+@pytest.fixture
+def built(space: Space, _built_once: Path) -> Space:
+    """A project whose results are all in its cache and whose product lies in dist/."""
+    shutil.copytree(_built_once / "cache", space.root / "cache")
+    space.build()
+    return space
