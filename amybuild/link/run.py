@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -16,8 +17,9 @@ from torch import Tensor
 from amybuild.errors import InputError, did_you_mean
 from amybuild.link.factors import LowRank, TaskVector, read_vector
 from amybuild.link.methods import Elect, Method, combine, election_named, method_named, trim
+from amybuild.link.pool import in_order
 from amybuild.link.select import kept_count, kth_largest
-from amybuild.link.stream import Stored, read_shards, write_shard
+from amybuild.link.stream import Stored, add_rounded, read_rows, read_shards, write_shard
 from amybuild.link.tally import Tally, layer_of
 
 REPORT = "link.json"
@@ -93,24 +95,27 @@ def run(ctx: LinkContext) -> None:
     shards = read_shards(base)
     shapes = {stored.name: stored.shape for shard in shards for stored in shard.tensors}
     linker = Linker(recipe, [read_vector(paths[name], name).bind(shapes) for name in sorted(paths)])
-
-    weights = linker.weights
+    jobs = [(shard.path, stored) for shard in shards for stored in shard.tensors if stored.name in linker.weights]
+    for _, stored in jobs:
+        _ = stored.dtype  # refuse fp8 and integers before any work
+    ctx.progress(0, len(jobs))
+    merged = in_order(linker.merged, jobs)
     done = 0
 
-    def change(stored: Stored) -> Iterator[Tensor] | None:
+    def change(stored: Stored) -> list[Tensor] | None:
         nonlocal done
-        if stored.name not in weights:
+        if stored.name not in linker.weights:
             return None
-        _ = stored.dtype  # refuse fp8 and integers before any work
-        ctx.progress(done, len(weights), tensor=stored.name)
+        blocks, tally = next(merged)
+        linker.count(stored.name, tally)
         done += 1
-        return linker.blocks(stored.name)
+        ctx.progress(done, len(jobs), tensor=stored.name)
+        return blocks
 
     _copy_others(base, ctx.out)
-    ctx.progress(0, len(weights))
-    for shard in shards:
-        write_shard(shard, ctx.out / shard.path.name, change)
-    ctx.progress(len(weights), len(weights))
+    with contextlib.closing(merged):
+        for shard in shards:
+            write_shard(shard, ctx.out / shard.path.name, change)
     report = json.dumps(linker.report(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (ctx.out / REPORT).write_text(report, encoding="utf-8")
 
@@ -125,33 +130,44 @@ class Linker:
         live = [v for v in vectors if recipe.alphas[v.name] != 0.0 and recipe.lam != 0.0]
         self.weights = frozenset(weight for vector in live for weight in vector.deltas)
 
-    def blocks(self, weight: str) -> Iterator[Tensor]:
-        """lambda * merged for the rows of one weight, float32 [rows, in] blocks in order.
+    def merged(self, job: tuple[Path, Stored]) -> tuple[list[Tensor], Tally]:
+        """The new values of one stored weight (row blocks of its dtype), and the counts of the merge.
 
         Blocks are fixed by the weight's shape, and each vector's rows are computed alike for its threshold and for the
         merge: an entry at the threshold is never lost to another rounding.
         """
+        path, stored = job
         recipe = self._recipe
-        who = [i for i, v in enumerate(self._vectors) if weight in v.deltas and recipe.alphas[v.name] != 0.0]
-        deltas = [self._vectors[i].deltas[weight] for i in who]
-        alphas = [recipe.alphas[self._vectors[i].name] for i in who]
-        alpha_column = torch.tensor(alphas)
-        tally = self._tallies.setdefault(layer_of(weight), Tally(len(self._vectors)))
-        tally.add_factors(who, deltas)
+        live = self._live(stored.name)
+        deltas = [self._vectors[i].deltas[stored.name] for i in live]
+        alphas = [recipe.alphas[self._vectors[i].name] for i in live]
+        tally = Tally(len(self._vectors))
+        tally.add_factors(live, deltas)
         cuts = [_threshold(delta, recipe.density) for delta in deltas]
-        for start, stop in _row_blocks(deltas[0].shape):
-            dense = torch.stack([delta.rows(start, stop) for delta in deltas])
-            kept = trim(dense, cuts) if recipe.method.trims else dense
-            weighted, merged = combine(recipe.method, recipe.elect, kept, alphas)
-            tally.add_block(who, dense, weighted, merged, alpha_column)
-            yield merged.mul_(recipe.lam)
+        blocks = []
+        with path.open("rb") as file:
+            for start, stop in _row_blocks(deltas[0].shape):
+                dense = torch.stack([delta.rows(start, stop) for delta in deltas])
+                kept = trim(dense, cuts) if recipe.method.trims else dense
+                weighted, merged = combine(recipe.method, recipe.elect, kept, alphas)
+                tally.add_block(live, dense, weighted, merged, torch.tensor(alphas))
+                blocks.append(add_rounded(read_rows(file, stored, start, stop), merged.mul_(recipe.lam)))
+        return blocks, tally
+
+    def count(self, weight: str, tally: Tally) -> None:
+        """Enter one weight's counts (in file order, so that sums are always taken alike)."""
+        self._tallies.setdefault(layer_of(weight), Tally(len(self._vectors))).add(tally)
+
+    def _live(self, weight: str) -> list[int]:
+        alphas = self._recipe.alphas
+        return [i for i, v in enumerate(self._vectors) if weight in v.deltas and alphas[v.name] != 0.0]
 
     def report(self) -> dict[str, Any]:
         """The account written as `link.json`; vectors in the order of their names."""
         recipe, names = self._recipe, [vector.name for vector in self._vectors]
         overall = Tally(len(names))
         for tally in self._tallies.values():
-            overall += tally
+            overall.add(tally)
         layers = sorted(self._tallies, key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0))
         return {
             "format_version": 1,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,7 @@ _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 _CHUNK = 8 << 20
 _MAX_HEADER = 100_000_000
 
-Change = Callable[["Stored"], Iterator[Tensor] | None]
+Change = Callable[["Stored"], Iterable[Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -110,22 +111,20 @@ def read_shard(path: Path) -> Shard:
 def write_shard(shard: Shard, out: Path, change: Change) -> None:
     """Write `shard` to `out` in the same layout, header included.
 
-    `change(tensor)` gives None (its bytes are copied) or an iterator of what is to be added to its rows: blocks
-    [rows, …] in row order that cover it. Memory: one block and its sum, whatever the tensor's size.
+    `change(tensor)` gives None (its bytes are copied) or its new values: blocks [rows, …] of its dtype, in row order,
+    that cover it.
     """
     with shard.path.open("rb") as source, out.open("wb") as target:
         _copy(source, target, shard.head)
         for stored in shard.tensors:
             blocks = change(stored)
+            size = stored.stop - stored.start
             if blocks is None:
-                _copy(source, target, stored.stop - stored.start)
+                _copy(source, target, size)
                 continue
-            left = stored.shape[0]
-            for block in blocks:
-                base = _read_rows(source, stored, block.shape[0])
-                target.write(_bytes_of(add_rounded(base, block)))
-                left -= block.shape[0]
-            assert left == 0, stored.name
+            written = sum(target.write(_bytes_of(block)) for block in blocks)
+            assert written == size, stored.name
+            source.seek(size, os.SEEK_CUR)
 
 
 def add_rounded(base: Tensor, delta: Tensor) -> Tensor:
@@ -146,10 +145,13 @@ def _copy(source: BinaryIO, target: BinaryIO, count: int) -> None:
         count -= len(chunk)
 
 
-def _read_rows(source: BinaryIO, stored: Stored, rows: int) -> Tensor:
-    shape = (rows, *stored.shape[1:])
-    data = bytearray(math.prod(shape) * stored.dtype.itemsize)
-    if source.readinto(data) != len(data):  # type: ignore[attr-defined]
+def read_rows(source: BinaryIO, stored: Stored, start: int, stop: int) -> Tensor:
+    """Rows [start, stop) of a tensor from its open shard, in its dtype."""
+    shape = (stop - start, *stored.shape[1:])
+    row = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+    source.seek(stored.start + start * row)
+    data = bytearray(source.read((stop - start) * row))
+    if len(data) != (stop - start) * row:
         raise ActionError("a weight file ends too early", where="base", remedy="import the base again")
     return torch.frombuffer(data, dtype=stored.dtype).view(shape)
 

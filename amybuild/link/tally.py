@@ -61,11 +61,11 @@ class Tally:
         self.gram[np.ix_(np.asarray(who), np.asarray(who))] += gram
         self.tensors += 1
 
-    def __iadd__(self, other: Tally) -> Tally:
+    def add(self, other: Tally) -> None:
+        """Add another tally's counts to this one's."""
         self.tensors += other.tensors
         for field in ("size", "kept", "mass", "mass_kept", "mass_agreed", "both", "conflict", "gram"):
             getattr(self, field)[...] += getattr(other, field)
-        return self
 
     @property
     def norms(self) -> list[float]:
