@@ -1,4 +1,4 @@
-"""Virtual task vectors: per weight a low-rank difference to the base, read from a PEFT adapter and never stored dense."""
+"""Virtual task vectors: per weight a low-rank difference to the base, read from a PEFT adapter, never stored dense."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def _read_config(folder: Path, where: str) -> dict[str, Any]:
     except (OSError, ValueError):
         config = None
     if not isinstance(config, dict):
-        raise ActionError("adapter_config.json is missing or unreadable", where=where, remedy="a PEFT adapter is wanted")
+        raise ActionError("adapter_config.json is missing or unreadable", where=where, remedy="train it again")
     kind = config.get("peft_type", "LORA")
     refused = f"it is a {kind} adapter, not LORA" if kind != "LORA" else None
     if config.get("bias", "none") != "none":

@@ -93,7 +93,8 @@ def method_named(name: object) -> Method:
     if isinstance(name, str) and name in METHODS:
         return METHODS[name]
     near = did_you_mean(name, METHODS) if isinstance(name, str) else None
-    raise InputError(f"unknown link method {name!r}", where="[link] method", remedy=near or f"one of {_listed(METHODS)}")
+    remedy = near or f"one of {_listed(METHODS)}"
+    raise InputError(f"unknown link method {name!r}", where="[link] method", remedy=remedy)
 
 
 def election_named(name: object) -> Elect:

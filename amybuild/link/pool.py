@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 _MOST_WORKERS = 8
 
 
-def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
     """work(item) for each item, in their order, computed by as many threads as torch may use (8 at most).
 
     Each thread runs torch single-threaded: on blocks that fit a cache, torch's parallel loops wait on each other more

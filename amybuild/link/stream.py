@@ -1,4 +1,4 @@
-"""Checkpoints as streams: read a base's safetensors tensor by tensor, write the same layout with some tensors changed."""
+"""Checkpoints as streams: read safetensors tensor by tensor, write the same layout with some tensors changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Change = Callable[["Stored"], Iterable[Tensor] | None]
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of a safetensors file: its name, dtype code (`BF16` …), shape, and its bytes [start, stop) in the file."""
+    """A tensor of a safetensors file: name, dtype code (`BF16` …), shape, and its bytes [start, stop) in the file."""
 
     name: str
     code: str
@@ -158,4 +158,4 @@ def read_rows(source: BinaryIO, stored: Stored, start: int, stop: int) -> Tensor
 
 def _bytes_of(values: Tensor) -> memoryview:
     # numpy has no bfloat16: hand out the bytes, not the numbers
-    return memoryview(values.contiguous().view(torch.uint8).numpy()).cast("B")
+    return values.contiguous().view(torch.uint8).numpy().data.cast("B")

@@ -9,9 +9,10 @@ from typing import Any
 
 from amybuild.errors import ActionError
 from amybuild.model.load import Loaded
-from amybuild.model.tokens import IGNORED, Encoded, collate, pad_id
+from amybuild.model.pack import batches, pack
+from amybuild.model.tokens import Encoded
 
-BATCH_TOKENS = 2048
+PART_TOKENS = 320  # ids in one forward pass: on a CPU, activations that fit its caches are quicker
 
 
 def decoder_of(model: Any) -> Any:
@@ -41,22 +42,21 @@ def _hidden(model: Any, change: Callable[[Any], Any]) -> Iterator[None]:
         handle.remove()
 
 
-def reply_logits(model: Any, ids: Any, mask: Any, labels: Any) -> tuple[Any, Any, Any]:
-    """Logits only where a label is: (logits float32 [n, vocab], targets int64 [n], states [n, hidden]).
+def reply_logits(base: Loaded, rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
+    """Logits only where a reply is: (logits float32 [n, vocab], targets int64 [n], states [n, hidden]), row by row.
 
-    The rows run through the batch example by example. The model's own forward applies its head, with whatever scale or
-    soft cap it has, to the chosen states.
+    The model's own forward applies its head, with whatever scale or soft cap it has, to the chosen states.
     """
-    chosen = labels[:, 1:] != IGNORED
+    packed = pack(base, rows)
     kept: list[Any] = []
 
     def change(states: Any) -> Any:
-        kept.append(states[:, :-1][chosen])
+        kept.append(states[packed.rows, packed.columns])
         return kept[0].unsqueeze(0)
 
-    with _hidden(model, change):
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
-    return logits, labels[:, 1:][chosen], kept[0]
+    with _hidden(base.model, change):
+        logits = base.model(**packed.inputs, use_cache=False).logits[0].float()
+    return logits, packed.targets, kept[0]
 
 
 def logits_of(model: Any, states: Any) -> Any:
@@ -86,11 +86,10 @@ def reply_scores(base: Loaded, rows: Sequence[Encoded], *, tick: Callable[[int],
     import torch
 
     found: dict[int, ReplyScore] = {}
-    for batch in batches(rows):
+    for batch in batches(base, rows, PART_TOKENS):
         chosen = [rows[i] for i in batch]
-        tensors = collate(chosen, pad_id(base.tokenizer), base.device)
         with torch.no_grad():
-            logits, targets, _ = reply_logits(base.model, *tensors)
+            logits, targets, _ = reply_logits(base, chosen)
             logp = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         parts = torch.split(logp.double(), [len(row.labels) for row in chosen])
         for i, part in zip(batch, parts, strict=True):
@@ -109,11 +108,10 @@ def reply_states(base: Loaded, rows: Sequence[Encoded]) -> list[Any]:
     import torch
 
     missing = [row for row in dict.fromkeys(rows) if _memo_key(row) not in base.memo]
-    for batch in batches(missing):
+    for batch in batches(base, missing, PART_TOKENS):
         chosen = [missing[i] for i in batch]
-        tensors = collate(chosen, pad_id(base.tokenizer), base.device)
         with torch.no_grad():
-            _, _, states = reply_logits(base.model, *tensors)
+            _, _, states = reply_logits(base, chosen)
         for row, part in zip(chosen, torch.split(states, [len(row.labels) for row in chosen]), strict=True):
             base.memo[_memo_key(row)] = part.clone()
     return [base.memo[_memo_key(row)] for row in rows]
@@ -143,26 +141,12 @@ def neutral_kl(
 
     model = other or base
     total, count = 0.0, 0
-    for batch in batches(rows):
-        chosen = [rows[i] for i in batch]
-        tensors = collate(chosen, pad_id(base.tokenizer), model.device)
+    for batch in batches(model, rows, PART_TOKENS):
         with torch.no_grad():
-            logits, _, _ = reply_logits(model.model, *tensors)
+            logits, _, _ = reply_logits(model, [rows[i] for i in batch])
             reference = logits_of(base.model, torch.cat([states[i] for i in batch]))
             if reference.shape[-1] != logits.shape[-1]:
                 raise ActionError("the two models do not share a vocabulary", remedy="compare a checkpoint to its own base")
             total += float(kl_per_token(reference.to(logits.device), logits).double().sum())
         count += logits.shape[0]
     return total / max(count, 1)
-
-
-def batches(rows: Sequence[Encoded], tokens: int = BATCH_TOKENS) -> list[list[int]]:
-    """Indices into `rows`, shortest first, cut so that a batch pads to at most `tokens` ids (one row at least)."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), rows[i].id))
-    found: list[list[int]] = []
-    for i in order:
-        if found and (len(found[-1]) + 1) * len(rows[i].ids) <= tokens:
-            found[-1].append(i)
-        else:
-            found.append([i])
-    return found

@@ -14,7 +14,6 @@ PLAIN_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
 )
-IGNORED = -100
 
 Message = Mapping[str, str]
 
@@ -130,18 +129,3 @@ def pad_id(tokenizer: Any) -> int:
         if candidate is not None:
             return int(candidate)
     return 0
-
-
-def collate(rows: Sequence[Encoded], pad: int, device: Any) -> tuple[Any, Any, Any]:
-    """Right-padded (input_ids, attention_mask, labels), each int64 [rows, longest]; labels are -100 off the reply."""
-    import torch
-
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row.ids)] = torch.tensor(row.ids)
-        mask[i, : len(row.ids)] = 1
-        labels[i, row.start : row.end] = torch.tensor(row.labels)
-    return ids.to(device), mask.to(device), labels.to(device)

@@ -10,10 +10,10 @@ from typing import Any
 
 from amybuild.errors import ActionError, InputError
 from amybuild.model.load import Loaded
-from amybuild.model.score import batches, kl_per_token, logits_of, reply_logits, reply_states
-from amybuild.model.tokens import Encoded, collate, pad_id
+from amybuild.model.pack import batches
+from amybuild.model.score import PART_TOKENS, kl_per_token, logits_of, reply_logits, reply_states
+from amybuild.model.tokens import Encoded
 
-MICRO_TOKENS = 320  # a step runs in parts of about this many ids: on a CPU, activations that fit its cache are quicker
 SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -148,10 +148,8 @@ def _nll(base: Loaded, rows: Sequence[Encoded]) -> float:
     import torch
 
     total, count = 0.0, sum(len(row.labels) for row in rows)
-    for part in batches(rows, MICRO_TOKENS):
-        logits, targets, _ = reply_logits(
-            base.model, *collate([rows[i] for i in part], pad_id(base.tokenizer), base.device)
-        )
+    for part in batches(base, rows, PART_TOKENS):
+        logits, targets, _ = reply_logits(base, [rows[i] for i in part])
         loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / count
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
@@ -163,11 +161,9 @@ def _kl(base: Loaded, rows: Sequence[Encoded], states: Sequence[Any], weight: fl
     import torch
 
     total, count = 0.0, sum(len(row.labels) for row in rows)
-    for part in batches(rows, MICRO_TOKENS):
+    for part in batches(base, rows, PART_TOKENS):
         reference = logits_of(base.model, torch.cat([states[i] for i in part]))
-        logits, _, _ = reply_logits(
-            base.model, *collate([rows[i] for i in part], pad_id(base.tokenizer), base.device)
-        )
+        logits, _, _ = reply_logits(base, [rows[i] for i in part])
         kl = kl_per_token(reference, logits).sum() / count
         (weight * kl).backward()
         total += float(kl.detach())
