@@ -126,6 +126,14 @@ class Project:
 
         return explain(self.plan(), last)
 
+    def node_text(self, digest: str) -> bytes | None:
+        """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""
+        for action in self.graph.actions.values():
+            for node in action.nodes:
+                if node.digest == digest:
+                    return node.data
+        return self.store.get_bytes(digest)
+
     @property
     def whole(self) -> bool:
         """Whether the selection is the persona (then there is a product)."""
@@ -286,7 +294,7 @@ def lock_of(build: BuildRecord, name: str = "") -> Lock:
     return Lock(build.hash, build.base, build.graph, build.actions, name)
 
 
-def checkout(root: Path, name: str, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
+def checkout(root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
     """Put an earlier build back into its folder from the store, without running anything."""
     from amybuild.product import publish
 

@@ -109,7 +109,7 @@ def _explain(project: Any, args: argparse.Namespace) -> int:
     else:
         from amybuild.report.text import explanation
 
-        print(explanation(result, project.store.get_bytes, args.all))
+        print(explanation(result, project.node_text, args.all))
     return 0
 
 

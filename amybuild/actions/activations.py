@@ -49,7 +49,7 @@ def run(ctx: ActionContext) -> None:
     dtype, device = checked(params, "dtype", str, "float32"), checked(params, "device", str, "cpu")
     with (
         deterministic(checked(params, "threads", int, 0)),
-        torch.inference_mode(),
+        torch.no_grad(),  # not inference_mode: the loaded base is shared with actions that train
         load_base(ctx.inputs["base"], dtype=dtype, device=device) as base,
     ):
         count = len(decoder_blocks(base.model))

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ def disk_errors(where: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ActionError("the disk is full", where=str(where), remedy="free some space and build again; nothing cached was lost") from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO):
             raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy="make it writable, or point AMYBUILD_CACHE elsewhere") from None
         raise
 
@@ -92,6 +93,7 @@ class Store:
         self.root = root
         self._trees: dict[str, dict[str, Entry] | None] = {}
         self._tmp: Path | None = None
+        self._tmp_guard = threading.Lock()
         self._tmp_lock: FileLock | None = None
 
     # objects
@@ -200,15 +202,17 @@ class Store:
 
     def scratch(self) -> Path:
         """A fresh folder below this process's temporary room, on the store's own file system."""
-        with disk_errors(self.root):
+        with disk_errors(self.root), self._tmp_guard:
             if self._tmp is None:
                 base = self.root / "tmp"
                 base.mkdir(parents=True, exist_ok=True)
                 _sweep(base)
-                self._tmp = base / f"{os.getpid()}-{secrets.token_hex(4)}"
-                self._tmp_lock = FileLock(f"{self._tmp}.lock")
+                room = base / f"{os.getpid()}-{secrets.token_hex(4)}"
+                # one lock object for all threads of this process: it is held from any of them
+                self._tmp_lock = FileLock(f"{room}.lock", thread_local=False)
                 self._tmp_lock.acquire()
-                self._tmp.mkdir()
+                room.mkdir()
+                self._tmp = room
             folder = self._tmp / secrets.token_hex(6)
             folder.mkdir()
             return folder

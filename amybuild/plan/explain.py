@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from amybuild.plan.key import Component, Manifest
+from amybuild.plan.key import Component
 from amybuild.plan.plan import Decision, KnownResult, Plan, State
 
 
@@ -123,6 +123,10 @@ def _one(decision: Decision, last: tuple[str, KnownResult | None] | None, sofar:
         first = next(b for b in blockers if b.state in ("stale", "missing", "unknown"))
         if last is None:
             return ActionReason(id, "missing", None, f"never built; needs {first.id} first", cost=cost, causes=causes)
+        own = differences(record.components, decision.components) if record else ()
+        own = tuple(c for c in own if c.kind != "input")
+        if own:  # whatever comes out of its inputs, it is not what it was
+            return ActionReason(id, "stale", None, phrase(own, action.inputs), own, cost, (id, *causes))
         return ActionReason(id, "unknown", None, f"shows when {first.id} is built", cost=cost, causes=causes)
     assert decision.manifest is not None
     if decision.forced:
@@ -170,4 +174,4 @@ def as_json(explanation: Explanation) -> dict[str, object]:
     return {"schema": 1, "up_to_date": explanation.up_to_date, "targets": targets}
 
 
-__all__ = ["ActionReason", "Change", "Explanation", "Manifest", "as_json", "differences", "explain", "phrase"]
+__all__ = ["ActionReason", "Change", "Explanation", "as_json", "differences", "explain", "phrase"]

@@ -39,8 +39,10 @@ def _plain(value: Any) -> str:
     return canonical(value).decode()
 
 
-def walk(action: Action, outputs: Mapping[str, str], code: Mapping[str, str], libraries: Mapping[str, str]) -> Manifest:
-    """The manifest of `action`, given the output digests of its inputs, its code and its libraries."""
+def walk(
+    action: Action, outputs: Mapping[str, str], code: Mapping[str, str], libraries: Mapping[str, str]
+) -> tuple[Component, ...]:
+    """All components of `action` that are known: inputs that are not in `outputs` yet are left out."""
     found = [Component("node", node.key, node.digest) for node in action.nodes]
     for name, value in action.params.items():
         # a table of coefficients or gates is explained entry by entry
@@ -50,10 +52,14 @@ def walk(action: Action, outputs: Mapping[str, str], code: Mapping[str, str], li
             found.append(Component(action.origins.get(name, "param"), full, _plain(one)))
     if action.source:
         found.append(Component("base", "source", action.source.digest))
-    found.extend(Component("input", role, outputs[made_by]) for role, made_by in action.inputs.items())
+    found.extend(Component("input", role, outputs[by]) for role, by in action.inputs.items() if by in outputs)
     found.extend(Component("code", name, digest) for name, digest in code.items())
     found.extend(Component("environment", name, version) for name, version in libraries.items())
-    found.sort(key=lambda c: (c.kind, c.name))
+    return tuple(sorted(found, key=lambda c: (c.kind, c.name)))
+
+
+def manifest(rule: str, components: tuple[Component, ...]) -> Manifest:
+    """The key of a complete set of components."""
     # where a parameter came from is for people; moving a value from a recipe to a target changes no result
-    pre_image = sorted(("param" if c.kind in ("recipe", "base") else c.kind, c.name, c.value) for c in found)
-    return Manifest(digest_value("action", [action.rule, pre_image]), tuple(found))
+    pre_image = sorted(("param" if c.kind in ("recipe", "base") else c.kind, c.name, c.value) for c in components)
+    return Manifest(digest_value("action", [rule, pre_image]), components)

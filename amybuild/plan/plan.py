@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from amybuild.graph.graph import Action
-from amybuild.plan.key import Component, Manifest, walk
+from amybuild.plan.key import Component, Manifest, manifest, walk
 
 
 class State(Enum):
@@ -32,10 +32,11 @@ class KnownResult(Protocol):
 
 @dataclass(frozen=True)
 class Decision:
-    """One action's state with the manifest it rests on (None while UNKNOWN)."""
+    """One action's state with the manifest it rests on (None while UNKNOWN; `components` then holds what is known)."""
 
     action: Action
     state: State
+    components: tuple[Component, ...] = ()
     manifest: Manifest | None = None
     output: str | None = None
     forced: bool = False
@@ -60,13 +61,14 @@ def decide(
     forced: bool = False,
 ) -> Decision:
     """The state of `action`, given the output digests known so far. Pure but for `lookup`."""
+    parts = walk(action, outputs, identity.code[action.rule], identity.libraries[action.rule])
     if any(made_by not in outputs for made_by in action.inputs.values()):
-        return Decision(action, State.UNKNOWN, forced=forced)
-    manifest = walk(action, outputs, identity.code[action.rule], identity.libraries[action.rule])
-    known = None if forced else lookup(manifest.key)
+        return Decision(action, State.UNKNOWN, parts, forced=forced)
+    whole = manifest(action.rule, parts)
+    known = None if forced else lookup(whole.key)
     if known is None:
-        return Decision(action, State.RUN, manifest, forced=forced)
-    return Decision(action, State.HIT, manifest, known.output)
+        return Decision(action, State.RUN, parts, whole, forced=forced)
+    return Decision(action, State.HIT, parts, whole, known.output)
 
 
 @dataclass

@@ -70,11 +70,14 @@ def explanation(result: Explanation, text_of: Callable[[str], bytes | None], sho
     stale = [t for t in result.targets if result.target_state(t) != "up-to-date"]
     fine = [t for t in result.targets if t not in stale]
     out: list[str] = []
-    roots = [a for a in result.actions.values() if a.state != "up-to-date" and a.causes == (a.id,)]
-    out.extend(_root(a, text_of) for a in roots)
-    if roots:
+    roots = [a for a in result.actions.values() if a.state != "up-to-date" and a.id in a.causes]
+    out.extend(_root(a, text_of) for a in roots if a.state == "stale")
+    if out:
         out.append("")
     for target in stale:
+        if all(result.actions[id].state == "missing" for id in result.targets[target]):
+            out.append(f"{target}: never built")
+            continue
         state = result.target_state(target)
         because = [c for c in result.target_causes(target) if not c.startswith(f"{target}/")]
         tail = f", because of {', '.join(because[:3])}{f' and {len(because) - 3} more' if len(because) > 3 else ''}" if because else ""
