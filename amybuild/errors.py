@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -58,5 +57,7 @@ class Interrupted(AmyError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """``did you mean 'x'?`` for the nearest of `known`, or None when nothing is near."""
+    import difflib  # only bad input pays for it
+
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else None

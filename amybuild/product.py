@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from amybuild import __version__
 from amybuild.cache.memo import stamp
-from amybuild.cache.store import Store, disk_errors, sync_folder
+from amybuild.cache.store import Store, disk_errors, fresh, sync_folder
 from amybuild.errors import InputError
 from amybuild.personafile.schema import Persona, Task
 
@@ -98,7 +97,7 @@ def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[s
     outputs = {id: entry["output"] for id, entry in info["actions"].items()}
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+        beside = folder.parent / f".{folder.name}.{fresh()}"
         try:
             beside.mkdir()
             store.export(outputs["checkpoint/link"], beside)
@@ -115,7 +114,7 @@ def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[s
                 with open(beside / name, "rb") as file:
                     os.fsync(file.fileno())
                 stamps[name] = stamp(beside / name)
-            old = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+            old = folder.parent / f".{folder.name}.{fresh()}"
             if folder.exists():
                 os.rename(folder, old)
             os.rename(beside, folder)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from amybuild.cache.store import read_json, write_atomic
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
@@ -54,6 +52,8 @@ class History:
 
     def _update(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Apply `change` to what is on disk now: another build of this project may have written since."""
+        from filelock import FileLock
+
         self._state_path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._state_path}.lock"):
             self._state = self._load()

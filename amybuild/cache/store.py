@@ -7,20 +7,24 @@ import errno
 import fcntl
 import json
 import os
-import secrets
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
 from amybuild.errors import ActionError, CacheDamage
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 _FICLONE = 0x40049409
+
+
+def fresh() -> str:
+    """A name that nobody else has."""
+    return os.urandom(6).hex()
 
 
 @contextlib.contextmanager
@@ -48,7 +52,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write beside, fsync, rename, fsync the folder: after a crash the old content or the new, never a mixture."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        beside = path.parent / f".{path.name}.{fresh()}"
         try:
             with open(beside, "wb") as file:
                 file.write(data)
@@ -71,6 +75,8 @@ def read_json(path: Path) -> Any:
 
 def clone(source: Path, target: Path) -> None:
     """A copy that shares blocks where the file system can, so that editing it never reaches the store."""
+    import shutil
+
     with open(source, "rb") as read, open(target, "wb") as write:
         try:
             fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
@@ -202,23 +208,27 @@ class Store:
 
     def scratch(self) -> Path:
         """A fresh folder below this process's temporary room, on the store's own file system."""
+        from filelock import FileLock
+
         with disk_errors(self.root), self._tmp_guard:
             if self._tmp is None:
                 base = self.root / "tmp"
                 base.mkdir(parents=True, exist_ok=True)
                 _sweep(base)
-                room = base / f"{os.getpid()}-{secrets.token_hex(4)}"
+                room = base / f"{os.getpid()}-{fresh()}"
                 # one lock object for all threads of this process: it is held from any of them
                 self._tmp_lock = FileLock(f"{room}.lock", thread_local=False)
                 self._tmp_lock.acquire()
                 room.mkdir()
                 self._tmp = room
-            folder = self._tmp / secrets.token_hex(6)
+            folder = self._tmp / fresh()
             folder.mkdir()
             return folder
 
     def close(self) -> None:
         """Give the temporary room back."""
+        import shutil
+
         if self._tmp is not None and self._tmp_lock is not None:
             shutil.rmtree(self._tmp, ignore_errors=True)
             Path(f"{self._tmp}.lock").unlink(missing_ok=True)
@@ -227,6 +237,8 @@ class Store:
 
     def lock(self, key: str) -> FileLock:
         """A lock for one action key. The system drops it when its process dies, so it is never stale."""
+        from filelock import FileLock
+
         with disk_errors(self.root):
             folder = self.root / "locks"
             folder.mkdir(parents=True, exist_ok=True)
@@ -235,6 +247,10 @@ class Store:
 
 def _sweep(base: Path) -> None:
     """Remove the temporary rooms of processes that are gone (killed ones, power loss)."""
+    import shutil
+
+    from filelock import FileLock, Timeout
+
     for lock_path in base.glob("*.lock"):
         lock = FileLock(lock_path)
         try:
