@@ -168,6 +168,10 @@ def run_action(
     """Import the rule's function (only now: it may bring torch) and call it."""
     from amybuild.actions.context import ActionContext
 
+    # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two spinning
+    # threads were four times slower than one (bench/LOG.md). The OpenMP runtime reads this when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     module, _, function = RULES[action.rule].entry.partition(":")
     run = getattr(importlib.import_module(module), function)
     run(ActionContext(action.id, key, action.params, inputs, out, progress))

@@ -34,7 +34,7 @@ def canonical(value: Any) -> bytes:
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"not a plain value: {error}", remedy="use strings, finite numbers, booleans, lists") from None
 
 

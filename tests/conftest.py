@@ -12,6 +12,8 @@ from tests.harness import Space
 from tests.tiny import make_tiny_base
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as amybuild.build.run_action does, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.pop("AMYBUILD_CACHE", None)
 
 

@@ -1,4 +1,4 @@
-"""Tiny random Hugging Face bases for tests: three layers, a byte-level tokenizer trained on the spot, a chat template."""
+"""Tiny random Hugging Face bases for tests: three layers, a tokenizer trained on the spot, a chat template."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{{ message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 _TEXT = (
@@ -24,7 +25,7 @@ ARCHITECTURES = ("llama", "gemma", "qwen3", "gpt_neox")
 def make_tiny_base(
     path: str | Path, arch: str = "llama", *, hidden: int = 32, layers: int = 3, seed: int = 0, dtype: str = "bfloat16"
 ) -> Path:
-    """Write a random-weight model of `arch` (one of `ARCHITECTURES`) with tokenizer and chat template; same bytes each time."""
+    """Write a random-weight model of `arch` (one of `ARCHITECTURES`) and its tokenizer; always the same bytes."""
     import torch
     from transformers import AutoModelForCausalLM
 

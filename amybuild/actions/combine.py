@@ -24,7 +24,7 @@ def run(ctx: ActionContext) -> None:
     if any(part.config.get("target_modules") != config["target_modules"] for part, _ in parts):
         config["target_modules"] = names
     write_adapter(ctx.out, pairs, config)
-    summary = {"rank": rank, "modules": len(names), "combined": {role: sign for role, sign in SIGNS}}
+    summary = {"rank": rank, "modules": len(names), "combined": dict(SIGNS)}
     write_json(ctx.out / "train.json", summary)
     (ctx.out / "curve.jsonl").write_text("", encoding="utf-8")
     ctx.progress(1, 1)

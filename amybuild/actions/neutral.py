@@ -1,4 +1,4 @@
-"""Rule `neutral`: the base's own replies to everyday prompts, the text on which a persona should stay what the base was."""
+"""Rule `neutral`: the base's own replies to everyday prompts, the text on which a persona should stay like its base."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ def run(ctx: ActionContext) -> None:
     prompts = read_prompts()[:count]
     dtype, device = checked(params, "dtype", str, "float32"), checked(params, "device", str, "cpu")
     rows: list[dict[str, Any]] = []
-    with deterministic(checked(params, "threads", int, 0)), load_base(ctx.inputs["base"], dtype=dtype, device=device) as base:
+    with (
+        deterministic(checked(params, "threads", int, 0)),
+        load_base(ctx.inputs["base"], dtype=dtype, device=device) as base,
+    ):
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
             texts = _replies(base, [text for _, text in part], length, heat, ctx.seed("sample", start))

@@ -1,4 +1,4 @@
-"""Rule `persona_verify`: the linked checkpoint on every behaviour's held-out dialogues, beside the base and each vector alone."""
+"""Rule `persona_verify`: the linked checkpoint on every behaviour's held-out dialogues, beside base and vector."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def run(ctx: ActionContext) -> None:
                 "gain": found["margin"] - alone["base"]["margin"],
                 "gain_alone": alone["gain"],
                 "pairs": len(pairs),
-                "behaviour": [alone[who]["margin_behaviour"] for who in ("base", "alone")] + [found["margin_behaviour"]],
+                "behaviour": [alone[who]["margin_behaviour"] for who in ("base", "alone")]
+                + [found["margin_behaviour"]],
                 "counter": [alone[who]["margin_counter"] for who in ("base", "alone")] + [found["margin_counter"]],
             }
             ctx.progress(done, total)
@@ -66,8 +67,8 @@ def run(ctx: ActionContext) -> None:
 
 
 def _verified(ctx: ActionContext, name: str) -> dict[str, Any]:
-    file = ctx.inputs[f"verify.{name}"] / "verify.json"
     try:
+        file = ctx.inputs[f"verify.{name}"] / "verify.json"
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (KeyError, OSError, ValueError) as error:
         raise ActionError(

@@ -13,7 +13,7 @@ LEARN = ("continuation", "rejected")
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: base, corpus, neutral. params: recipe fields (`Settings` and those read here). Writes a vector artifact."""
+    """inputs: base, corpus, neutral. params: recipe fields (`Settings` and those read here). Writes a vector."""
     params = ctx.params
     settings = Settings.of(params)
     learn = checked(params, "learn", str, "continuation")

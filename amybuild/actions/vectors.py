@@ -45,7 +45,7 @@ ESTIMATORS: Mapping[str, Callable[[Any, Any], Any]] = {"mean": difference_of_mea
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: texts, activations. params: concepts (default: those of the texts), layers, n_layers, estimator.
+    """inputs: labels, activations. params: concepts (default: those of the labels), layers, n_layers, estimator.
 
     Writes readout.safetensors (`layer_<idx>.vectors` float32 [n_concepts, hidden], unit norm, positive = the concept is
     there; `.mean`, `.std` float32 [n_concepts]: the projections of all texts) and readout.json. layers "auto": the
@@ -58,7 +58,7 @@ def run(ctx: ActionContext) -> None:
     name = params.get("estimator", "mean")
     if name not in ESTIMATORS:
         raise InputError(f"unknown estimator {name!r}", where="estimator", remedy=f"one of {', '.join(ESTIMATORS)}")
-    data = read_labelled(ctx.inputs["texts"], ctx.inputs["activations"], params.get("concepts"))
+    data = read_labelled(ctx.inputs["labels"], ctx.inputs["activations"], params.get("concepts"))
     for concept, marks in data.marks.items():
         _enough(concept, marks)
     quality = measure(data, ESTIMATORS[name], ctx)
@@ -98,29 +98,30 @@ def run(ctx: ActionContext) -> None:
     (ctx.out / "readout.json").write_text(text, encoding="utf-8")
 
 
-def read_labelled(texts: Path, activations: Path, wanted: Any) -> Labelled:
-    """Join texts.jsonl, card.json and the activations; ActionError when they do not belong together."""
+def read_labelled(labels: Path, activations: Path, wanted: Any) -> Labelled:
+    """Join labels.jsonl, its card.json and the activations; ActionError when they do not belong together."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        lines = [json.loads(x) for x in (texts / "texts.jsonl").read_text(encoding="utf-8").splitlines() if x.strip()]
-        card = texts / "card.json"
+        lines = [json.loads(x) for x in (labels / "labels.jsonl").read_text(encoding="utf-8").splitlines() if x.strip()]
+        card = labels / "card.json"
         named = json.loads(card.read_text(encoding="utf-8")).get("concepts") if card.is_file() else None
         about = json.loads((activations / "ids.json").read_text(encoding="utf-8"))
         stored = load_file(activations / "activations.safetensors")
-        ids = tuple(str(line["id"]) for line in lines)
+        ids = tuple(str(name) for name in about["ids"])
         layers = tuple(int(layer) for layer in about["layers"])
         rows = {layer: stored[f"layer_{layer}"].astype(np.float64) for layer in layers}
-        same = list(ids) == about["ids"] and all(len(x) == len(ids) for x in rows.values())
+        found = {str(line["id"]): dict(line["labels"]) for line in lines}
+        same = found.keys() <= set(ids) and all(len(x) == len(ids) for x in rows.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         same = False
     if not same:
-        raise ActionError("the texts and the activations do not belong together", remedy="build both again")
-    known = sorted({concept for line in lines for concept in line["labels"]})
+        raise ActionError("the labels and the activations do not belong together", remedy="build both again")
+    known = sorted({concept for marks in found.values() for concept in marks})
     concepts = [str(one) for one in wanted or named or known]
-    marks = {c: np.array([int(line["labels"].get(c, 0)) for line in lines], dtype=np.int8) for c in concepts}
+    marks = {c: np.array([int(found.get(name, {}).get(c, 0)) for name in ids], dtype=np.int8) for c in concepts}
     if not marks:
         raise ActionError("no concept is labelled", remedy="tag memories with emotions")
     return Labelled(ids, layers, about, rows, marks)

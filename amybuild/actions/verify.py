@@ -1,4 +1,4 @@
-"""Rule `verify`: one task vector alone on its held-out dialogues, at the strength it is linked with, against its gates."""
+"""Rule `verify`: one task vector alone on held-out dialogues, at the strength it is linked with, against its gates."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class ActionCache:
                 finished=str(data["finished"]),
                 host=dict(data.get("host", {})),
             )
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             return None
 
     def lookup(self, key: str) -> Record | None:

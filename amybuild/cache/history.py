@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amybuild.cache.store import read_json, write_atomic
+from amybuild.cache.store import disk_errors, read_json, write_atomic
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
 
@@ -34,6 +34,11 @@ def build_hash(persona: str, outputs: Mapping[str, str]) -> str:
     return digest_value("build", [persona, sorted(outputs.items())])
 
 
+def _table(value: Any, kind: type) -> dict[str, Any]:
+    """The entries of a state table that have the right type: damage costs what it touched, no more."""
+    return {key: one for key, one in value.items() if isinstance(one, kind)} if isinstance(value, dict) else {}
+
+
 class History:
     """The state of one project (by its folder) inside a cache that projects may share."""
 
@@ -45,20 +50,27 @@ class History:
 
     def _load(self) -> dict[str, Any]:
         data = read_json(self._state_path)
-        fresh: dict[str, Any] = {"schema": SCHEMA, "actions": {}, "product": {}, "log": [], "names": {}}
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            return fresh
-        return {key: data[key] if isinstance(data.get(key), type(value)) else value for key, value in fresh.items()}
+            data = {}
+        log = data.get("log")
+        return {
+            "schema": SCHEMA,
+            "actions": _table(data.get("actions"), str),
+            "product": _table(data.get("product"), dict),
+            "log": [row for row in log if isinstance(row, list) and len(row) == 3] if isinstance(log, list) else [],
+            "names": _table(data.get("names"), str),
+        }
 
     def _update(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Apply `change` to what is on disk now: another build of this project may have written since."""
         from filelock import FileLock
 
-        self._state_path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._state_path}.lock"):
-            self._state = self._load()
-            change(self._state)
-            write_atomic(self._state_path, canonical(self._state))
+        with disk_errors(self._state_path):
+            self._state_path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self._state_path}.lock"):
+                self._state = self._load()
+                change(self._state)
+                write_atomic(self._state_path, canonical(self._state))
 
     # last keys
 
@@ -95,9 +107,13 @@ class History:
             "info": build.info,
         }
         write_atomic(self._builds / f"{build.hash}.json", canonical(data))
-        log = self._state["log"]
-        if not log or log[-1][1] != build.hash:
-            self._update(lambda state: state["log"].append([build.time, build.hash, build.variant]))
+        line = [build.time, build.hash, build.variant]
+
+        def append(state: dict[str, Any]) -> None:
+            if not state["log"] or state["log"][-1][1] != build.hash:
+                state["log"].append(line)
+
+        self._update(append)
 
     def log(self) -> list[tuple[str, str, str]]:
         """(time, hash, variant) of each build made here, oldest first."""
@@ -112,13 +128,13 @@ class History:
     def read(self, hash: str) -> BuildRecord | None:
         data = read_json(self._builds / f"{hash}.json")
         try:
-            if data["schema"] != SCHEMA:
+            if data["schema"] != SCHEMA or data["hash"] != hash:
                 return None
             actions = {str(a): (str(k), str(o)) for a, (k, o) in data["actions"].items()}
-            return BuildRecord(
-                data["hash"], data["persona"], data["time"], actions, data["graph"], data["base"], data["variant"], data["info"]
-            )
-        except (TypeError, KeyError, ValueError, AttributeError):
+            persona, when, variant = str(data["persona"]), str(data["time"]), str(data["variant"])
+            info = dict(data["info"])
+            return BuildRecord(hash, persona, when, actions, str(data["graph"]), str(data["base"]), variant, info)
+        except (TypeError, KeyError, ValueError, AttributeError, OSError):
             return None
 
     def find(self, wanted: str | None) -> BuildRecord:
@@ -138,5 +154,6 @@ class History:
             full = matches[0]
         found = self.read(full)
         if found is None:
-            raise PinError(f"the record of build {full[:12]} cannot be read", remedy="build again, or checkout another (amybuild log)")
+            remedy = "build again, or checkout another (amybuild log)"
+            raise PinError(f"the record of build {full[:12]} cannot be read", remedy=remedy)
         return found

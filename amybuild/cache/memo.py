@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from amybuild.cache.store import read_json, write_atomic
 from amybuild.digest import canonical, digest_file, digest_value
+from amybuild.errors import InputError
+
+_TICK = 100_000_000  # ns; file systems keep times in steps of about 10 ms
 
 
 def stamp(path: str | os.PathLike[str]) -> list[int]:
-    """What cannot stay the same when a file's content changes: size, mtime, ctime (which no tool can set back), inode."""
+    """What cannot stay the same when a file changes: size, mtime, ctime (which no tool can set back), inode."""
     s = os.stat(path)
     return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
 
@@ -27,6 +32,8 @@ class Memo:
         self._changed = False
 
     def get(self, name: str, stamp: Any, find: Callable[[], Any]) -> Any:
+        """The answer kept under `name` if it was found for this `stamp` (a JSON value), else what `find` says."""
+        stamp = json.loads(canonical(stamp))  # as it will be read back: a tuple is a list then
         entry = self._data.get(name)
         if isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp:
             return entry[1]
@@ -43,10 +50,19 @@ class Memo:
 
     def digest_path(self, path: Path) -> str:
         """The digest of a file, or of a folder's files and their names."""
+        try:
+            return self._digest(path)
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", where=str(error.filename or path)) from None
+
+    def _digest(self, path: Path) -> str:
         if path.is_file():
-            return str(self.get(os.fspath(path), stamp(path), lambda: digest_file(path)))
+            now = stamp(path)
+            if time.time_ns() - max(now[1:3]) < _TICK:  # one more edit could leave the same stamp
+                return digest_file(path)
+            return str(self.get(os.fspath(path), now, lambda: digest_file(path)))
         files: Mapping[str, str] = {
-            p.relative_to(path).as_posix(): self.digest_path(p)
+            p.relative_to(path).as_posix(): self._digest(p)
             for p in sorted(path.rglob("*"))
             if p.is_file() and ".git" not in p.relative_to(path).parts
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
-from amybuild.errors import ActionError, CacheDamage
+from amybuild.errors import ActionError, CacheDamage, InputError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -34,9 +34,11 @@ def disk_errors(where: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ActionError("the disk is full", where=str(where), remedy="free some space and build again; nothing cached was lost") from None
+            remedy = "free some space and build again; nothing cached was lost"
+            raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO):
-            raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy="make it writable, or point AMYBUILD_CACHE elsewhere") from None
+            remedy = "make it writable, or point AMYBUILD_CACHE elsewhere"
+            raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
         raise
 
 
@@ -69,7 +71,7 @@ def read_json(path: Path) -> Any:
     """A JSON file, or None when it is missing or unreadable: unreadable state is a miss, never a crash."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -97,7 +99,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._trees: dict[str, dict[str, Entry] | None] = {}
+        self._trees: dict[str, dict[str, Entry]] = {}  # those that were found whole
         self._tmp: Path | None = None
         self._tmp_guard = threading.Lock()
         self._tmp_lock: FileLock | None = None
@@ -162,17 +164,20 @@ class Store:
 
     def tree(self, digest: str) -> dict[str, Entry] | None:
         """The files of a tree, or None when the tree or one of its objects is not (whole) here."""
-        if digest not in self._trees:
-            self._trees[digest] = self._read_tree(digest)
-        return self._trees[digest]
+        found = self._trees.get(digest)
+        if found is None:  # asked again each time: another process may put it there
+            found = self._read_tree(digest)
+            if found is not None:
+                self._trees[digest] = found
+        return found
 
     def _read_tree(self, digest: str) -> dict[str, Entry] | None:
         data = read_json(self._tree_path(digest))
         try:
             files = {str(name): Entry(str(d), int(size)) for name, (d, size) in data["files"].items()}
-        except (TypeError, KeyError, ValueError, AttributeError):
-            return None
-        if _tree_digest(files) != digest:
+            if _tree_digest(files) != digest:
+                return None
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError, InputError):
             return None
         return files if all(self._has(e.digest, e.size) for e in files.values()) else None
 
@@ -255,8 +260,8 @@ def _sweep(base: Path) -> None:
         lock = FileLock(lock_path)
         try:
             lock.acquire(timeout=0)
-        except Timeout:
-            continue  # its process lives
+        except (Timeout, OSError):
+            continue  # its process lives, or it is somebody else's
         shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
         lock_path.unlink(missing_ok=True)
         lock.release()

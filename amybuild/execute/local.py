@@ -19,8 +19,7 @@ from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.store import Store, disk_errors
 from amybuild.errors import ActionError, AmyError, Interrupted
 from amybuild.events import Event, Sink
-from amybuild.graph.graph import Action
-from amybuild.plan.plan import Decision, Identity, State, decide
+from amybuild.plan.plan import Action, Decision, Identity, State, decide
 
 # (action, key, inputs, out, progress): calls the rule's function
 Runner = Callable[[Action, str, Mapping[str, Path], Path, Callable[..., None]], None]
@@ -158,6 +157,17 @@ class LocalExecutor:
         (outcome.ran if done.ran else outcome.hits).append(action.id)
 
     def _one(self, decision: Decision, outputs: Mapping[str, str]) -> Done:
+        """`_make` with every failure as an `AmyError` (a reader of our output who went away is none)."""
+        try:
+            return self._make(decision, outputs)
+        except (AmyError, BrokenPipeError):
+            raise
+        except Exception as error:
+            if os.environ.get("AMYBUILD_TRACEBACK"):
+                raise
+            raise _expected(error, decision.action.id) from error
+
+    def _make(self, decision: Decision, outputs: Mapping[str, str]) -> Done:
         """Run one action under the lock of its key and publish its result (index last)."""
         action, manifest = decision.action, decision.manifest
         assert manifest is not None
@@ -167,7 +177,8 @@ class LocalExecutor:
             if self.stop.is_set():
                 raise Interrupted("interrupted")
             try:
-                lock.acquire(timeout=0.5)
+                with disk_errors(self.store.root):
+                    lock.acquire(timeout=0.5)
                 break
             except Timeout:
                 if not told:
@@ -196,9 +207,8 @@ class LocalExecutor:
                 out.mkdir()
             self._call(action, key, inputs, out)
             if action.source and self.source_digest and self.source_digest(action.source.path) != action.source.digest:
-                raise ActionError(
-                    "it changed while it was being read, so nothing was kept", where=str(action.source.path), remedy="build again"
-                )
+                what = "it changed while it was being read, so nothing was kept"
+                raise ActionError(what, where=str(action.source.path), remedy="build again")
             seconds = time.monotonic() - began
             output = self.store.put_tree(out)
         finally:
@@ -213,7 +223,7 @@ class LocalExecutor:
         return Done(record, ran=True, instead_of=differs)
 
     def _inputs(self, action: Action, outputs: Mapping[str, str], room: Path) -> dict[str, Path]:
-        inputs = {role: self.store.view(outputs[made_by], room / "in" / role) for role, made_by in action.inputs.items()}
+        inputs = {role: self.store.view(outputs[by], room / "in" / role) for role, by in action.inputs.items()}
         if action.nodes:
             folder = room / "in" / "nodes"
             folder.mkdir(parents=True)
@@ -231,16 +241,14 @@ class LocalExecutor:
                 raise Interrupted("interrupted")
             self.emit("progress", action.id, done=done, total=total, **fields)
 
-        try:
-            with disk_errors(out):
-                self.runner(action, key, inputs, out, progress)
-        except AmyError:
-            raise
-        except MemoryError:
-            raise ActionError("out of memory", where=action.id, remedy="a smaller batch, or a machine with more memory") from None
-        except Exception as error:
-            if os.environ.get("AMYBUILD_TRACEBACK"):
-                raise
-            what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-            remedy = "unexpected: run with AMYBUILD_TRACEBACK=1 and report what it prints"
-            raise ActionError(what, where=action.id, remedy=remedy) from error
+        with disk_errors(out):
+            self.runner(action, key, inputs, out, progress)
+
+
+def _expected(error: Exception, action: str) -> ActionError:
+    """What a user sees of an exception that nobody turned into an `AmyError`."""
+    if isinstance(error, MemoryError):
+        return ActionError("out of memory", where=action, remedy="a smaller batch, or a machine with more memory")
+    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    remedy = "unexpected: run with AMYBUILD_TRACEBACK=1 and report what it prints"
+    return ActionError(what, where=action, remedy=remedy)

@@ -14,11 +14,12 @@ from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
 
 _CORPUS = ("heldout", "min_examples")
 _TRAIN = (
-    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule", "warmup"),
-    *("weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
+    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
+    *("warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
 )
 _VERIFY = ("max_tokens", "dtype", "device", "threads")
-_TEXTS = ("min_score", "max_negative_mentions", "min_chars", "max_per_concept")
+_TEXTS = ("min_chars",)
+_LABELS = ("min_score", "max_negative_mentions", "min_chars", "max_per_concept")
 _ACTIVATIONS = ("layers", "reading", "max_tokens", "batch", "dtype", "device")
 _VECTORS = ("layers", "n_layers", "estimator")
 
@@ -38,8 +39,9 @@ class _Analysis:
     def run(self) -> ActionGraph:
         persona = self.persona
         self.base = self._base(persona.base)
+        target = f"base.{persona.base.name}"
         self.neutral = self.graph.add(
-            Action(f"base.{persona.base.name}/neutral", f"base.{persona.base.name}", "neutral", dict(persona.neutral), {"base": self.base})
+            Action(f"{target}/neutral", target, "neutral", dict(persona.neutral), {"base": self.base})
         )
         tasks = {task.name: task for task in persona.tasks}
         for task in persona.tasks:
@@ -104,16 +106,21 @@ class _Analysis:
         return vector
 
     def _direction(self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe) -> str:
-        """texts -> activations -> vectors, for one steering target or for the readout."""
+        """texts -> activations, and labels, -> vectors; for one steering target or for the readout.
+
+        Only labels know the concepts: targets that read the same texts share one pass over them.
+        """
         params, origins = _take(recipe, _TEXTS)
-        texts = self.graph.add(
-            Action(f"{target}/texts", target, "texts", {**params, **concepts}, nodes=nodes, origins=origins)
+        texts = self.graph.add(Action(f"{target}/texts", target, "texts", params, nodes=nodes, origins=origins))
+        params, origins = _take(recipe, _LABELS)
+        labels = self.graph.add(
+            Action(f"{target}/labels", target, "labels", {**params, **concepts}, nodes=nodes, origins=origins)
         )
         params, origins = _take(recipe, _ACTIVATIONS)
         inputs = {"base": self.base, "texts": texts}
         acts = self.graph.add(Action(f"{target}/activations", target, "activations", params, inputs, origins=origins))
         params, origins = _take(recipe, _VECTORS)
-        inputs = {"texts": texts, "activations": acts}
+        inputs = {"labels": labels, "activations": acts}
         return self.graph.add(Action(f"{target}/vectors", target, "vectors", params, inputs, origins=origins))
 
     def _steer(self, steer: Steer) -> str:

@@ -77,12 +77,11 @@ class ActionGraph:
 
     def select(self, targets: Iterable[str]) -> dict[str, Action]:
         """The closure of targets (``task.x``) or actions (``task.x/train``); `persona` or nothing means the product."""
-        names = list(targets)
-        if not names or "persona" in names:
-            return self.closure(self.whole)
         ids: list[str] = []
-        for name in names:
-            if name in self.actions:
+        for name in list(targets) or ["persona"]:
+            if name == "persona":
+                ids.extend(self.whole)
+            elif name in self.actions:
                 ids.append(name)
             elif name in self.targets:
                 ids.extend(self.targets[name])

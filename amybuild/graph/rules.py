@@ -29,6 +29,7 @@ RULES: Mapping[str, Rule] = {
         Rule("combine", "amybuild.actions.combine:run", ("torch", "safetensors")),
         Rule("verify", "amybuild.actions.verify:run", _MODEL, heavy=True),
         Rule("texts", "amybuild.actions.texts:run"),
+        Rule("labels", "amybuild.actions.labels:run"),
         Rule("activations", "amybuild.actions.activations:run", _MODEL, heavy=True),
         Rule("vectors", "amybuild.actions.vectors:run", ("torch", "safetensors")),
         Rule("link", "amybuild.link.run:run", ("torch", "safetensors"), heavy=True),

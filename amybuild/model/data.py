@@ -20,7 +20,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ActionError(f"cannot be read ({error.strerror})", where=file.name, remedy="build its action again") from error
+        raise ActionError(
+            f"cannot be read ({error.strerror})", where=file.name, remedy="build its action again"
+        ) from error
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
@@ -30,7 +32,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def read_replies(file: Path, tokenizer: Any, *, reply: str = "continuation", max_tokens: int = 512) -> list[Encoded]:
-    """Each line's context with its `reply` field (continuation | rejected) as token rows; lines without one are left out."""
+    """Each line's context with its `reply` field (continuation | rejected) as token rows; others are left out."""
     return [
         encode(tokenizer, row["id"], row["messages"], row[reply], max_tokens=max_tokens)
         for row in read_lines(file)

@@ -37,9 +37,7 @@ _LAST: dict[str, Loaded] = {}
 
 
 @contextmanager
-def load_base(
-    path: str | Path, *, dtype: str = "float32", device: str = "cpu", keep: bool = True
-) -> Iterator[Loaded]:
+def load_base(path: str | Path, *, dtype: str = "float32", device: str = "cpu", keep: bool = True) -> Iterator[Loaded]:
     """The model in the Hugging Face folder `path`, for this thread alone until the block ends.
 
     dtype: one of `DTYPES`, always given to transformers (its default would train a bf16 base in bf16). device: "cpu",

@@ -88,9 +88,7 @@ def adapter_config(model: Any, names: list[str], rank: int, alpha: float, rslora
 
 
 @contextmanager
-def attached(
-    model: Any, *, rank: int, alpha: float, rslora: bool, seed: int
-) -> Iterator[dict[str, tuple[Any, Any]]]:
+def attached(model: Any, *, rank: int, alpha: float, rslora: bool, seed: int) -> Iterator[dict[str, tuple[Any, Any]]]:
     """PEFT's LoRA on every linear layer of the decoder while the block runs: {module: (A, B)} float32 parameters.
 
     A is drawn as PEFT does (kaiming uniform, so within 1/sqrt(in)) from a generator keyed by `seed` and the module's
@@ -156,7 +154,9 @@ def read_adapter(folder: Path) -> Adapter:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError) as error:
         raise ActionError(
-            f"no readable adapter here ({type(error).__name__})", where=folder.name, remedy=f"it needs {CONFIG}, {WEIGHTS}"
+            f"no readable adapter here ({type(error).__name__})",
+            where=folder.name,
+            remedy=f"it needs {CONFIG}, {WEIGHTS}",
         ) from error
     for key in ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern"):
         if config.get(key):

@@ -1,4 +1,4 @@
-"""Rows of tokens as one forward pass: a prefix tree with tree attention where the base allows it, padded rows where not."""
+"""Rows of tokens as one forward pass: a prefix tree where the base allows it, padded rows where not."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _trial(base: Loaded) -> bool:
 
 
 def batches(base: Loaded, rows: Sequence[Encoded], tokens: int) -> list[list[int]]:
-    """Indices into `rows` in parts of at most `tokens` ids to run (one row at least), rows that begin alike together."""
+    """Indices into `rows` in parts of at most `tokens` ids to run (one row at least), alike rows together."""
     found: list[list[int]] = []
     if rows and packs(base, rows):
         tree = Tree()

@@ -81,7 +81,9 @@ class ReplyScore:
         return self.logp / self.tokens
 
 
-def reply_scores(base: Loaded, rows: Sequence[Encoded], *, tick: Callable[[int], None] | None = None) -> list[ReplyScore]:
+def reply_scores(
+    base: Loaded, rows: Sequence[Encoded], *, tick: Callable[[int], None] | None = None
+) -> list[ReplyScore]:
     """log p(reply | context) for each row, in the order given."""
     import torch
 
@@ -129,9 +131,7 @@ def kl_per_token(reference_logits: Any, logits: Any) -> Any:
     return (reference.exp() * (reference - torch.log_softmax(logits, -1))).sum(-1)
 
 
-def neutral_kl(
-    base: Loaded, rows: Sequence[Encoded], states: Sequence[Any], other: Loaded | None = None
-) -> float:
+def neutral_kl(base: Loaded, rows: Sequence[Encoded], states: Sequence[Any], other: Loaded | None = None) -> float:
     """Mean KL(base || model) in nats per reply token over `rows`.
 
     states: the base's own (`reply_states`, taken before its weights were changed). other: another model with the same
@@ -146,7 +146,7 @@ def neutral_kl(
             logits, _, _ = reply_logits(model, [rows[i] for i in batch])
             reference = logits_of(base.model, torch.cat([states[i] for i in batch]))
             if reference.shape[-1] != logits.shape[-1]:
-                raise ActionError("the two models do not share a vocabulary", remedy="compare a checkpoint to its own base")
+                raise ActionError("the two models do not share a vocabulary", remedy="use its own base")
             total += float(kl_per_token(reference.to(logits.device), logits).double().sum())
         count += logits.shape[0]
     return total / max(count, 1)

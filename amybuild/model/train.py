@@ -1,4 +1,4 @@
-"""The training loop: NLL on the replies plus KL to the base on neutral text, every random choice a function of (seed, step)."""
+"""The training loop: NLL on the replies plus KL to the base on neutral text, deterministic for a seed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ class Settings:
             raise InputError(
                 f"unknown schedule {found.schedule!r}", where="schedule", remedy=f"one of {', '.join(SCHEDULES)}"
             )
-        for name, low in (("steps", 1), ("batch", 1), ("replay_batch", 0), ("kl_weight", 0), ("warmup", 0), ("clip", 0)):
+        least = {"steps": 1, "batch": 1, "replay_batch": 0, "kl_weight": 0, "warmup": 0, "clip": 0}
+        for name, low in least.items():
             if getattr(found, name) < low:
                 raise InputError(f"{getattr(found, name)} is too small", where=name, remedy=f"at least {low}")
         if found.lr <= 0:
@@ -114,7 +115,11 @@ def train(
 
     factors = [factor for _, pair in sorted(pairs.items()) for factor in pair]
     optimizer = torch.optim.AdamW(
-        factors, lr=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay, foreach=True
+        factors,
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+        foreach=True,
     )
     replayed = settings.replay_batch if settings.kl_weight > 0 and replay else 0
     states = reply_states(base, replay) if replayed else []  # B is zero still: these are the base's own

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
 
-NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "a table"}
+NAMES = {
+    **{str: "a string", int: "a whole number", float: "a number"},
+    **{bool: "true or false", list: "a list", dict: "a table"},
+}
 
 
 def typed(value: Any, kind: type) -> Any:
@@ -17,23 +21,36 @@ def typed(value: Any, kind: type) -> Any:
     if isinstance(value, bool):
         return value if kind is bool else None
     if kind is float and isinstance(value, int):
-        return float(value)
+        return float(value) if abs(value) < 1 << 1000 else None
     return value if isinstance(value, kind) else None
 
 
 def line_of(text: str, table: str, key: str | None) -> int | None:
-    """The line of `key` in ``[table]`` of a TOML text (1-based), for messages; None when it cannot be found."""
-    inside = table == ""
-    header = None
+    """The line of `key` in ``[table]`` of a TOML text (1-based), for messages; None when it cannot be found.
+
+    A key may head a table of its own, and a table may be written inline: then the line where that begins.
+    """
+    full = ".".join(part for part in (table, key) if part)
+    inside, header, inner = table == "", None, None
     for number, line in enumerate(text.splitlines(), 1):
-        found = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
-        if found:
-            inside = found.group(1).replace(" ", "") == table
+        found = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+\s*(#|$)", line)
+        name = re.sub(r"[\"'\s]", "", found.group(1)) if found else ""
+        if found and not _is_items(name):
+            inside = name == table
             header = number if inside else header
-            continue
-        if inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
+            if key and inner is None and f"{name}.".startswith(f"{full}."):
+                inner = number
+        elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
             return number
-    return header
+    if inner or header:
+        return inner or header
+    above, _, last = table.rpartition(".")
+    return line_of(text, above, last) if last else None
+
+
+def _is_items(name: str) -> bool:
+    """Whether what stands between brackets is a row of an array, not the name of a table."""
+    return "," in name or name.replace(".", "").isdigit()
 
 
 @dataclass
@@ -62,10 +79,17 @@ class Table:
                 raise self.fail(f"'{key}' is missing", remedy=f"add {key} = … ({NAMES[kind]})")
             return default
         value = typed(self.data[key], kind)
-        if value is None:
-            raise self.fail(f"must be {NAMES[kind]}, not {self.data[key]!r}", key)
-        if kind is float and value != value:
-            raise self.fail("must be a number, not nan", key)
+        if value is None or (kind is float and not math.isfinite(value)):
+            raise self.fail(f"must be {NAMES[kind]}, not {self.data[key]!r:.60}", key)
+        if kind is str and "\0" in value:
+            raise self.fail("must not hold a zero byte", key)
+        return value
+
+    def within(self, key: str, kind: type, default: Any, ok: Callable[[Any], bool], rule: str) -> Any:
+        """`take` a value that must satisfy `ok`; `rule` says so in words."""
+        value = self.take(key, kind, default)
+        if not ok(value):
+            raise self.fail(f"{rule}, not {value!r:.60}", key)
         return value
 
     def one_of(self, key: str, options: Iterable[str], default: str) -> str:
@@ -88,4 +112,5 @@ class Table:
     def done(self) -> None:
         for key in self.data:
             if key not in self.taken:
-                raise self.fail(f"unknown key '{key}'", key, did_you_mean(key, self.taken) or f"known here: {', '.join(sorted(self.taken))}")
+                known = f"known here: {', '.join(sorted(self.taken))}"
+                raise self.fail(f"unknown key '{key}'", key, did_you_mean(key, self.taken) or known)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         text = path.read_bytes().decode()
         return tomli.loads(text), text
     except FileNotFoundError:
-        raise InputError("no such file", where=str(path), remedy="run amybuild where Personafile.toml is, or name it with -f / -C") from None
+        remedy = "run amybuild where Personafile.toml is, or name it with -f / -C"
+        raise InputError("no such file", where=str(path), remedy=remedy) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", where=str(path)) from None
-    except tomli.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # too long a number, too deep a list
         raise InputError(f"not valid TOML: {error}", where=path.name, remedy="mend the syntax at that place") from None
 
 
@@ -50,10 +51,11 @@ def _set(data: dict[str, Any], assignment: str) -> None:
     path, sign, text = assignment.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not sign or not all(keys):
-        raise InputError(f"'{assignment}' is not KEY=VALUE", where="--set", remedy="for example --set task.listening.alpha=0.3")
+        example = "for example --set task.listening.alpha=0.3"
+        raise InputError(f"'{assignment}' is not KEY=VALUE", where="--set", remedy=example)
     try:
         value = tomli.loads(f"value = {text.strip()}")["value"]
-    except tomli.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()  # a bare word is a string, as people type it
     for key in keys[:-1]:
         inner = data.get(key, {})
@@ -61,6 +63,10 @@ def _set(data: dict[str, Any], assignment: str) -> None:
             raise InputError(f"'{key}' is not a table", where=f"--set {path.strip()}")
         data[key] = data = dict(inner)
     data[keys[-1]] = value
+
+
+def _at_least(low: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value >= low, f"must be at least {low}"
 
 
 def _named(table: Table, key: str) -> Iterable[tuple[str, Table]]:
@@ -94,7 +100,8 @@ def _one_base(name: str, table: Table) -> Base:
     table.done()
     kind = kinds[0]
     if kind == "hub" and not fields["revision"]:
-        raise table.fail("a hub base needs a pinned revision", "hub", 'add revision = "<commit hash>", so that a build means the same tomorrow')
+        remedy = 'add revision = "<commit hash>", so that a build means the same tomorrow'
+        raise table.fail("a hub base needs a pinned revision", "hub", remedy)
     if kind == "wheel" and "==" not in fields["wheel"]:
         raise table.fail("a wheel base needs an exact version", "wheel", 'write it as "name==1.2.3"')
     if kind == "wheel" and not fields["file"]:
@@ -115,8 +122,6 @@ def _task(name: str, table: Table, book: RecipeBook) -> Task:
         analogy = Analogy(*(three.take(key, str, required=True) for key in "abc"))
         three.done()
     alpha = table.take("alpha", float, 1.0)
-    if abs(alpha) == float("inf"):
-        raise table.fail("must be finite", "alpha")
     recipe = book.resolve(table.take("recipe", str, "lora-sft"), "task", table)
     table.done()
     return Task(name, table.at(), alpha, recipe, node, query, analogy)
@@ -135,14 +140,16 @@ def _readout(table: Table, book: RecipeBook) -> Readout:
     top, min_examples = None, 8
     if isinstance(table.data.get("concepts"), dict):
         chosen = table.child("concepts")
-        top = chosen.take("top", int, required=True)
-        min_examples = chosen.take("min_examples", int, 8)
+        chosen.take("top", int, required=True)
+        top = chosen.within("top", int, 1, *_at_least(1))
+        min_examples = chosen.within("min_examples", int, 8, *_at_least(1))
         concepts = chosen.strings("also")
         chosen.done()
     else:
         concepts = table.strings("concepts")
     if not concepts and top is None:
-        raise table.fail("'concepts' is missing", remedy='name some, as in concepts = ["warmth"], or { top = 8, min_examples = 8 }')
+        remedy = 'name some, as in concepts = ["warmth"], or { top = 8, min_examples = 8 }'
+        raise table.fail("'concepts' is missing", remedy=remedy)
     query = table.take("query", str, _EMOTIONS)
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
     table.done()
@@ -151,9 +158,7 @@ def _readout(table: Table, book: RecipeBook) -> Readout:
 
 def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
     method = table.one_of("method", ("ties", "linear"), "ties")
-    density = table.take("density", float, 0.2)
-    if not 0 < density <= 1:
-        raise table.fail(f"must lie in (0, 1], not {density}", "density")
+    density = table.within("density", float, 0.2, lambda v: 0 < v <= 1, "must lie in (0, 1]")
     lam = table.take("lambda", float, 1.0)
     elect = table.one_of("elect", ("mass", "count"), "mass")
     table.done()
@@ -161,7 +166,8 @@ def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
     for flag, wanted in (("--without", variant.without), ("--only", variant.only)):
         for name in wanted:
             if name.removeprefix("task.") not in names:
-                raise InputError(f"no task '{name}'", where=flag, remedy=did_you_mean(name, names) or f"tasks here: {', '.join(names)}")
+                remedy = did_you_mean(name, names) or f"tasks here: {', '.join(names)}"
+                raise InputError(f"no task '{name}'", where=flag, remedy=remedy)
     out = {name.removeprefix("task.") for name in variant.without}
     if variant.only:
         out |= set(names) - {name.removeprefix("task.") for name in variant.only}
@@ -178,7 +184,8 @@ def _check_analogies(tasks: Mapping[str, Task]) -> None:
     def visit(name: str, path: tuple[str, ...]) -> None:
         if name in path:
             loop = " -> ".join((*path[path.index(name) :], name))
-            raise InputError(f"a cycle: {loop}", where=tasks[name].where, remedy="an analogy cannot be built from itself")
+            remedy = "an analogy cannot be built from itself"
+            raise InputError(f"a cycle: {loop}", where=tasks[name].where, remedy=remedy)
         if name in done:
             return
         analogy = tasks[name].analogy
@@ -190,9 +197,7 @@ def _check_analogies(tasks: Mapping[str, Task]) -> None:
         visit(name, ())
 
 
-
-
-def load(file: Path, variant: Variant = Variant()) -> Persona:  # noqa: B008 - a frozen value
+def load(file: Path, variant: Variant = Variant()) -> Persona:
     """Read and check a Personafile, with a variant's changes applied."""
     data, text = read_toml(file)
     for assignment in variant.sets:
@@ -215,10 +220,10 @@ def load(file: Path, variant: Variant = Variant()) -> Persona:  # noqa: B008 - a
     readout = _readout(top.child("readout"), book) if "readout" in data else None
     neutral = top.child("neutral")
     replies = {
-        "prompts": neutral.take("prompts", int, 72),
-        "heldout": neutral.take("heldout", float, 0.3),
-        "max_new_tokens": neutral.take("max_new_tokens", int, 40),
-        "temperature": neutral.take("temperature", float, 0.7),
+        "prompts": neutral.within("prompts", int, 72, *_at_least(1)),
+        "heldout": neutral.within("heldout", float, 0.3, lambda v: 0 < v < 1, "must lie between 0 and 1"),
+        "max_new_tokens": neutral.within("max_new_tokens", int, 40, *_at_least(1)),
+        "temperature": neutral.within("temperature", float, 0.7, *_at_least(0)),
         "device": neutral.one_of("device", ("auto", "cpu", "cuda"), "auto"),
     }
     neutral.done()

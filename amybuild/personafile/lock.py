@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,17 @@ class Lock:
     name: str = ""
 
 
+def _quoted(text: str) -> str:
+    """A TOML string: JSON's form is one, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def render(lock: Lock) -> str:
     """The text of a lock file."""
     lines = ["# Personafile.lock: made by `amybuild pin`, checked by `amybuild --locked`.", "", "[build]"]
     lines += [f"schema = {SCHEMA}", f'hash = "{lock.build}"', f'base = "{lock.base}"', f'graph = "{lock.graph}"']
     if lock.name:
-        lines.append(f'name = "{lock.name}"')
+        lines.append(f"name = {_quoted(lock.name)}")
     targets: dict[str, list[str]] = {}
     for action, (key, output) in sorted(lock.actions.items()):
         target, _, step = action.rpartition("/")
@@ -54,6 +60,7 @@ def parse(path: Path) -> Lock:
         }
         return Lock(build["hash"], build["base"], build["graph"], actions, build.get("name", ""))
     except FileNotFoundError:
-        raise PinError("there is no lock", where=path.name, remedy="amybuild pin writes one from the last build") from None
+        remedy = "amybuild pin writes one from the last build"
+        raise PinError("there is no lock", where=path.name, remedy=remedy) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PinError(f"cannot be read: {error}", where=path.name, remedy=remedy) from None

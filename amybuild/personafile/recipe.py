@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
-from amybuild.personafile.check import NAMES, Table, typed
+from amybuild.personafile.check import Table
 from amybuild.personafile.schema import Recipe
 
 
@@ -88,7 +88,7 @@ def _layers(table: Table) -> Any:
     table.taken.add("layers")
     if value == "auto":
         return value
-    if isinstance(value, list) and value and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
+    if isinstance(value, list) and value and all(type(v) is int and v >= 0 for v in value):
         return sorted(set(value))
     raise table.fail('must be "auto" or a list of block indices, 0-based', "layers")
 
@@ -101,13 +101,7 @@ def _read(table: Table, kind: str) -> dict[str, Any]:
         if name == "layers":
             found[name] = _layers(table)
             continue
-        value = typed(table.data[name], spec.kind)
-        table.taken.add(name)
-        if value is None:
-            raise table.fail(f"must be {NAMES[spec.kind]}, not {table.data[name]!r}", name)
-        if not spec.ok(value):
-            raise table.fail(f"{spec.rule}, not {value!r}", name)
-        found[name] = value
+        found[name] = table.within(name, spec.kind, spec.default, spec.ok, spec.rule)
     return found
 
 

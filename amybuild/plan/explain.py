@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from amybuild.plan.key import Component
@@ -62,7 +62,7 @@ def differences(old: tuple[Component, ...], new: tuple[Component, ...]) -> tuple
         if a is None or b is None or a.value != b.value:
             shown = b or a
             assert shown is not None
-            changes.append(Change(shown.kind, shown.name, a and a.value, b and b.value))
+            changes.append(Change(shown.kind, shown.name, a.value if a else None, b.value if b else None))
     order = ["node", "recipe", "param", "base", "input", "code", "environment"]
     return tuple(sorted(changes, key=lambda c: (order.index(c.kind) if c.kind in order else 9, c.name)))
 
@@ -81,8 +81,8 @@ def phrase(changes: tuple[Change, ...], needs: Mapping[str, str]) -> str:
         ("gone", [c for c in nodes if not c.new]),
     ):
         if chosen:
-            names = ", ".join(c.name for c in chosen[:3]) + (f" and {len(chosen) - 3} more" if len(chosen) > 3 else "")
-            parts.append(f"{'node' if len(chosen) == 1 else 'nodes'} {verb}: {names}")
+            word = "node" if len(chosen) == 1 else "nodes"
+            parts.append(f"{word} {verb}: {_some([c.name for c in chosen], 3)}")
     for kind, word in (("recipe", "recipe"), ("param", ""), ("base", "base"), ("environment", "library")):
         for change in [c for c in changes if c.kind == kind]:
             old, new = change.old or "unset", change.new or "unset"
@@ -92,11 +92,15 @@ def phrase(changes: tuple[Change, ...], needs: Mapping[str, str]) -> str:
                 parts.append(f"{word} {change.name} {old} -> {new}".strip())
     inputs = [needs.get(c.name, c.name) for c in changes if c.kind == "input"]
     if inputs:
-        parts.append(f"new result of {', '.join(inputs[:3])}{f' and {len(inputs) - 3} more' if len(inputs) > 3 else ''}")
+        parts.append(f"new result of {_some(inputs, 3)}")
     code = [c.name.split(":")[-1] for c in changes if c.kind == "code"]
     if code:
-        parts.append(f"code changed: {', '.join(code[:4])}{f' and {len(code) - 4} more' if len(code) > 4 else ''}")
+        parts.append(f"code changed: {_some(code, 4)}")
     return "; ".join(parts) or "the record of its last run cannot be read"
+
+
+def _some(names: list[str], most: int) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def explain(
@@ -107,45 +111,59 @@ def explain(
     result = Explanation()
     for id, decision in plan.decisions.items():
         result.targets.setdefault(decision.action.target, []).append(id)
-        result.actions[id] = _one(decision, last(id), result)
+        result.actions[id] = _one(decision, last(id), plan, result)
     return result
 
 
-def _one(decision: Decision, last: tuple[str, KnownResult | None] | None, sofar: Explanation) -> ActionReason:
-    action = decision.action
-    id = action.id
-    key = decision.manifest.key if decision.manifest else None
+def _one(
+    decision: Decision, last: tuple[str, KnownResult | None] | None, plan: Plan, sofar: Explanation
+) -> ActionReason:
+    if decision.manifest is None:
+        return _unknown(decision, last, plan, sofar)
+    action, key = decision.action, decision.manifest.key
+    id, hit = action.id, decision.state is State.HIT
     record = last[1] if last else None
-    cost = record.seconds if record else None
-    blockers = [sofar.actions[need] for need in action.needs if sofar.actions[need].state != "up-to-date"]
-    causes = tuple(dict.fromkeys(cause for blocker in blockers for cause in blocker.causes))
-    if decision.state is State.UNKNOWN:
-        first = next(b for b in blockers if b.state in ("stale", "missing", "unknown"))
-        if last is None:
-            return ActionReason(id, "missing", None, f"never built; needs {first.id} first", cost=cost, causes=causes)
-        own = differences(record.components, decision.components) if record else ()
-        own = tuple(c for c in own if c.kind != "input")
-        if own:  # whatever comes out of its inputs, it is not what it was
-            return ActionReason(id, "stale", None, phrase(own, action.inputs), own, cost, (id, *causes))
-        return ActionReason(id, "unknown", None, f"shows when {first.id} is built", cost=cost, causes=causes)
-    assert decision.manifest is not None
+    cost = 0.0 if hit else record.seconds if record else None
     if decision.forced:
         return ActionReason(id, "stale", key, "forced", cost=cost, causes=(id,))
-    if decision.state is State.HIT and last is not None and last[0] == key:
-        return ActionReason(id, "up-to-date", key, f"all {len(decision.manifest.components)} components are as they were")
     if last is None:
-        if decision.state is State.HIT:
-            return ActionReason(id, "missing", key, "never built here, but its result waits in the cache", cost=0.0, causes=(id,))
-        return ActionReason(id, "missing", key, "never built", cost=cost, causes=(id,))
+        reason = "never built here, but its result waits in the cache" if hit else "never built"
+        return ActionReason(id, "missing", key, reason, cost=cost, causes=(id,))
+    if last[0] == key and hit:
+        reason = f"all {len(decision.components)} components are as they were"
+        return ActionReason(id, "up-to-date", key, reason)
     if last[0] == key:
         return ActionReason(id, "stale", key, "its result is no longer in the cache", cost=cost, causes=(id,))
-    changes = differences(record.components, decision.manifest.components) if record else ()
-    reason = phrase(changes, action.inputs)
-    only_inputs = bool(changes) and all(c.kind == "input" for c in changes)
-    roots = causes if only_inputs and causes else (id,)
-    if decision.state is State.HIT:
-        return ActionReason(id, "stale", key, f"{reason}; the result waits in the cache", changes, 0.0, roots)
+    changes = differences(record.components, decision.components) if record else ()
+    reason = phrase(changes, action.inputs) + ("; the result waits in the cache" if hit else "")
+    roots: tuple[str, ...] = (id,)
+    if changes and all(c.kind == "input" for c in changes):
+        roots = _causes((action.inputs[c.name] for c in changes if c.name in action.inputs), sofar) or roots
     return ActionReason(id, "stale", key, reason, changes, cost, roots)
+
+
+def _unknown(
+    decision: Decision, last: tuple[str, KnownResult | None] | None, plan: Plan, sofar: Explanation
+) -> ActionReason:
+    """An action that has no key yet, because an input of it must be built first."""
+    action, id = decision.action, decision.action.id
+    record = last[1] if last else None
+    cost = record.seconds if record else None
+    causes = _causes(action.inputs.values(), sofar)  # what only goes before it changes nothing in it
+    first = next(by for by in action.inputs.values() if plan.decisions[by].output is None)
+    if last is None:
+        return ActionReason(id, "missing", None, f"never built; needs {first} first", cost=cost, causes=causes)
+    changed = differences(record.components, decision.components) if record else ()
+    own = tuple(c for c in changed if c.kind != "input")
+    if own or decision.forced:  # whatever comes out of its inputs, it is not what it was
+        reason = "forced" if decision.forced else phrase(own, action.inputs)
+        return ActionReason(id, "stale", None, reason, own, cost, (id, *causes))
+    return ActionReason(id, "unknown", None, f"shows when {first} is built", cost=cost, causes=causes)
+
+
+def _causes(needs: Iterable[str], sofar: Explanation) -> tuple[str, ...]:
+    """The roots behind those of `needs` that are not up to date."""
+    return tuple(dict.fromkeys(cause for need in needs for cause in sofar.actions[need].causes))
 
 
 def as_json(explanation: Explanation) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from amybuild.graph.graph import Action
+from amybuild.graph.graph import Action as Action  # plans are made of them: later stages name it from here
 from amybuild.plan.key import Component, Manifest, manifest, walk
 
 
@@ -19,11 +19,16 @@ class State(Enum):
     UNKNOWN = "unknown"
 
 
-class KnownResult(Protocol):
-    """What a cached result tells the planner."""
+class Cached(Protocol):
+    """What a cached result must tell for a decision."""
 
     @property
     def output(self) -> str: ...
+
+
+class KnownResult(Cached, Protocol):
+    """What it tells for an explanation."""
+
     @property
     def seconds(self) -> float: ...
     @property
@@ -50,7 +55,7 @@ class Identity:
     libraries: Mapping[str, Mapping[str, str]]  # rule -> name -> version
 
 
-Lookup = Callable[[str], KnownResult | None]
+Lookup = Callable[[str], Cached | None]
 
 
 def decide(
@@ -83,7 +88,9 @@ class Plan:
         return all(d.state is State.HIT for d in self.decisions.values())
 
 
-def make_plan(actions: Mapping[str, Action], identity: Identity, lookup: Lookup, forced: frozenset[str] = frozenset()) -> Plan:
+def make_plan(
+    actions: Mapping[str, Action], identity: Identity, lookup: Lookup, forced: frozenset[str] = frozenset()
+) -> Plan:
     """Decide every action of a selection, in its topological order."""
     plan, outputs = Plan(), dict[str, str]()
     for id, action in actions.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from amybuild.graph.graph import Action
+from amybuild.plan.plan import Action
 
 
 def edges(actions: Mapping[str, Action], by_action: bool) -> dict[str, list[str]]:
@@ -29,15 +29,22 @@ def render(actions: Mapping[str, Action], form: str, by_action: bool) -> str:
     """The graph in one of the forms of ``amybuild graph --format``."""
     graph = edges(actions, by_action)
     if form == "json":
-        return json.dumps({"schema": 1, "nodes": list(graph), "edges": [[b, a] for a, needs in graph.items() for b in needs]}, indent=1)
+        pairs = [[b, a] for a, needs in graph.items() for b in needs]
+        return json.dumps({"schema": 1, "nodes": list(graph), "edges": pairs}, indent=1)
     if form == "dot":
-        rows = [f'  "{b}" -> "{a}";' for a, needs in graph.items() for b in needs]
+        names = [f"  {_dot(name)};" for name in graph]
+        rows = [*names, *(f"  {_dot(b)} -> {_dot(a)};" for a, needs in graph.items() for b in needs)]
         return "\n".join(["digraph persona {", "  rankdir=LR;", "  node [shape=box];", *rows, "}"])
     if form == "mermaid":
-        names = dict.fromkeys([*graph, *(b for needs in graph.values() for b in needs)])
-        ids = {name: f"n{i}" for i, name in enumerate(names)}
-        rows = [f'  {ids[name]}["{name}"]' for name in names]
+        all_names = dict.fromkeys([*graph, *(b for needs in graph.values() for b in needs)])
+        ids = {name: f"n{i}" for i, name in enumerate(all_names)}
+        rows = ["  {}[\"{}\"]".format(ids[name], name.replace('"', "#quot;")) for name in all_names]
         rows += [f"  {ids[b]} --> {ids[a]}" for a, needs in graph.items() for b in needs]
         return "\n".join(["graph LR", *rows])
     width = max(map(len, graph), default=0)
-    return "\n".join(f"{name:<{width}}  <- {', '.join(needs)}".rstrip(" <-") for name, needs in graph.items())
+    return "\n".join(f"{name:<{width}}  <- {', '.join(needs)}" if needs else name for name, needs in graph.items())
+
+
+def _dot(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -15,8 +16,15 @@ _EVERY = 10.0  # seconds between two progress lines of one action, where lines s
 
 
 def _numbers(fields: Mapping[str, Any]) -> str:
-    shown = [f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in fields.items() if k not in ("done", "total")]
-    return "  ".join(shown)
+    shown = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in fields.items() if k not in ("done", "total")}
+    return "  ".join(f"{k} {v}" for k, v in shown.items())
+
+
+def _failure(event: Event) -> list[str]:
+    """A failed action in words: where, what, and the remedy below it."""
+    where, remedy = event.fields.get("where"), event.fields.get("remedy")
+    head = f"{where}: " if where and where != event.action else ""
+    return [f"{head}{event.fields['error']}", *([f"    {remedy}"] if remedy else [])]
 
 
 class Clock:
@@ -71,10 +79,10 @@ class PlainLines:
             self.seen += 1
         elif event.kind == "failed":
             self.seen += 1
-            where = f"{fields['where']}: " if fields.get("where") else ""
-            self._line(f"{self._count()} {action}  FAILED  {where}{fields['error']}")
-            if fields.get("remedy"):
-                self._line(f"    {fields['remedy']}")
+            first, *more = _failure(event)
+            self._line(f"{self._count()} {action}  FAILED  {first}")
+            for line in more:
+                self._line(line)
         elif event.kind == "wait":
             self._line(f"{self._count()} {action}  waiting: {fields['reason']}")
         elif event.kind == "note":
@@ -135,7 +143,9 @@ class JsonLines:
     """One JSON object per event on stdout."""
 
     def __call__(self, event: Event) -> None:
-        print(json.dumps({"event": event.kind, "action": event.action or None, **event.fields}), flush=True)
+        # JSON has no nan: a loss that is none is null
+        fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in event.fields.items()}
+        print(json.dumps({"event": event.kind, "action": event.action or None, **fields}, allow_nan=False), flush=True)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -146,7 +156,7 @@ class Silent:
 
     def __call__(self, event: Event) -> None:
         if event.kind == "failed":
-            print(f"{event.action}: {event.fields['error']}", file=sys.stderr)
+            print(f"{event.action}: " + "\n".join(_failure(event)), file=sys.stderr)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -16,7 +16,7 @@ def duration(seconds: float) -> str:
     """``0.3 s``, ``41 s``, ``2 min 05 s``, ``1 h 12 min``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -40,9 +40,8 @@ def behaviours(verification: Mapping[str, Any]) -> str:
     """The table behaviour / base / alone / in the persona, in nats per token, and the neutral KL."""
     rows = []
     for name, row in verification.get("behaviours", {}).items():
-        numbers = [row.get("base"), row.get("alone"), row.get("persona")]
-        gain = row.get("gain")
-        rows.append([name, *(("-" if n is None else f"{n:+.3f}") for n in numbers), "-" if gain is None else f"{gain:+.3f}"])
+        numbers = (row.get(key) for key in ("base", "alone", "persona", "gain"))
+        rows.append([name, *("-" if n is None else f"{n:+.3f}" for n in numbers)])
     if not rows:
         return ""
     text = table(rows, ["behaviour", "base", "alone", "in the persona", "gain"])
@@ -58,11 +57,13 @@ def node_diff(old: bytes | None, new: bytes | None, name: str) -> list[str]:
         if data is None:
             return []
         value = json.loads(data)
-        rest = [f"{key}: {json.dumps(v, ensure_ascii=False)}" for key, v in sorted(value.items()) if key not in ("content", "examples")]
+        fields = sorted(value.items())
+        rest = [f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields if k not in ("content", "examples")]
         return [*rest, *value.get("content", "").splitlines(), *(value.get("examples") or "").splitlines()]
 
-    diff = [d for d in difflib.unified_diff(lines(old), lines(new), lineterm="", n=1) if not d.startswith(("---", "+++"))]
-    return diff if len(diff) <= _DIFF_LINES else [*diff[:_DIFF_LINES], f"… {len(diff) - _DIFF_LINES} more lines in {name}"]
+    diff = list(difflib.unified_diff(lines(old), lines(new), lineterm="", n=1))[2:]  # the first two name files
+    left = len(diff) - _DIFF_LINES
+    return diff if left <= 0 else [*diff[:_DIFF_LINES], f"… {left} more lines in {name}"]
 
 
 def explanation(result: Explanation, text_of: Callable[[str], bytes | None], show_all: bool = False) -> str:
@@ -80,13 +81,13 @@ def explanation(result: Explanation, text_of: Callable[[str], bytes | None], sho
             continue
         state = result.target_state(target)
         because = [c for c in result.target_causes(target) if not c.startswith(f"{target}/")]
-        tail = f", because of {', '.join(because[:3])}{f' and {len(because) - 3} more' if len(because) > 3 else ''}" if because else ""
+        more = f" and {len(because) - 3} more" if len(because) > 3 else ""
+        tail = f", because of {', '.join(because[:3])}{more}" if because else ""
         out.append(f"{target}: {state}{tail}")
         for id in result.targets[target]:
             one = result.actions[id]
             if one.state != "up-to-date":
-                cost = "" if one.cost is None else "  (no time: from the cache)" if one.cost == 0 else f"  (last time {duration(one.cost)})"
-                out.append(f"  {id.rpartition('/')[2]:<12} {one.reason}{cost}")
+                out.append(f"  {id.rpartition('/')[2]:<12} {one.reason}{_cost(one.cost)}")
     if fine and show_all:
         for target in fine:
             out.append(f"{target}: up to date")
@@ -97,6 +98,12 @@ def explanation(result: Explanation, text_of: Callable[[str], bytes | None], sho
     if total:
         out.append(f"a build takes about {duration(total)} if everything named here has to run")
     return "\n".join(out)
+
+
+def _cost(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"  (last time {duration(seconds)})" if seconds else "  (no time: from the cache)"
 
 
 def _root(one: ActionReason, text_of: Callable[[str], bytes | None]) -> str:

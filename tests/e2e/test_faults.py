@@ -34,7 +34,7 @@ def test_without_k_the_first_failure_ends_it_and_with_k_the_rest_is_built(space:
     space.edit("Personafile.toml", 'emotion = "joy"', 'emotion = "jealousy"')
     result = space.run("--json", "-k")
     assert result.code == 1
-    assert result.summary["failed"] == ["steer.joy/texts"]
+    assert result.summary["failed"] == ["steer.joy/labels"]
     assert "persona/verify" in result.ran
     assert not space.product.exists()
 
@@ -141,7 +141,7 @@ def test_two_builds_at_once_run_each_action_once(space: Space) -> None:
 
         summary = json.loads(out.strip().splitlines()[-1])
         ran += summary["ran"]
-    assert len(ran) == len(set(ran)) == 16
+    assert len(ran) == len(set(ran)) == 17
 
 
 def test_an_unwritable_cache_says_so(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The corpus and texts rules: splits, labels, cards, and what they refuse."""
+"""The corpus, texts and labels rules: splits, labels, cards, and what they refuse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amybuild.actions import corpus, texts
+from amybuild.actions import corpus, labels, texts
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, AmyError, InputError
 from amybuild.memory.dialogue import make_example
@@ -141,36 +141,46 @@ SOME = [
 ]
 
 
-def labels(at: Path, concept: str) -> dict[str, int]:
-    found = rows(at / "out" / "texts.jsonl")
-    return {row["node"]: row["labels"][concept] for row in found if concept in row["labels"]}
+NODE_OF = {one.id: one.node for one in texts.collect(SOME, 40)[0]}
+
+
+def marks(at: Path, concept: str) -> dict[str, int]:
+    found = rows(at / "out" / "labels.jsonl")
+    return {NODE_OF[row["id"]]: row["labels"][concept] for row in found if concept in row["labels"]}
 
 
 def test_texts_are_labelled(tmp_path: Path) -> None:
-    card = act(texts.run, tmp_path, SOME, concepts=["Warmth", "clarity"])
+    card = act(labels.run, tmp_path, SOME, concepts=["Warmth", "clarity"])
     assert card["concepts"] == ["warmth", "clarity"]
     assert (card["texts"], card["short"]) == (11, 1)
     # 9 names warmth, 10 has a little of it, tomas has no tags at all
-    assert labels(tmp_path, "warmth") == {f"j-{n:02}": 1 if n < 5 else -1 for n in range(9)}
-    assert labels(tmp_path, "clarity") == {f"j-{n:02}": 1 if n < 9 else -1 for n in range(5, 11)}
+    assert marks(tmp_path, "warmth") == {f"j-{n:02}": 1 if n < 5 else -1 for n in range(9)}
+    assert marks(tmp_path, "clarity") == {f"j-{n:02}": 1 if n < 9 else -1 for n in range(5, 11)}
     assert card["per_concept"]["warmth"] == {"positives": 5, "negatives": 4, "settings": None}
-    first = next(row for row in rows(tmp_path / "out" / "texts.jsonl") if row["node"] == "j-00")
+
+
+def test_texts_are_the_same_whatever_is_asked_of_them(tmp_path: Path) -> None:
+    card = act(texts.run, tmp_path, SOME)
+    assert (card["texts"], card["short"]) == (12, 1)
+    found = rows(tmp_path / "out" / "texts.jsonl")
+    assert all(set(row) == {"id", "node", "text"} for row in found)
+    first = next(row for row in found if row["node"] == "j-00")
     assert first["text"] == "Day 0 We sanded the hull until the light went and said little. Entry 0."
 
 
 def test_thresholds(tmp_path: Path) -> None:
-    act(texts.run, tmp_path / "a", SOME, concepts=["warmth"], min_score=3, max_negative_mentions=1)
-    assert labels(tmp_path / "a", "warmth")["j-10"] == 1
-    assert labels(tmp_path / "a", "warmth")["j-09"] == -1
-    card = act(texts.run, tmp_path / "b", SOME, concepts=["warmth"], max_per_concept=2, untagged_negatives=True)
+    act(labels.run, tmp_path / "a", SOME, concepts=["warmth"], min_score=3, max_negative_mentions=1)
+    assert marks(tmp_path / "a", "warmth")["j-10"] == 1
+    assert marks(tmp_path / "a", "warmth")["j-09"] == -1
+    card = act(labels.run, tmp_path / "b", SOME, concepts=["warmth"], max_per_concept=2, untagged_negatives=True)
     assert (card["per_concept"]["warmth"]["positives"], card["per_concept"]["warmth"]["negatives"]) == (2, 2)
-    act(texts.run, tmp_path / "c", SOME, concepts=["warmth"], untagged_negatives=True)
-    assert labels(tmp_path / "c", "warmth")["people/tomas"] == -1
+    act(labels.run, tmp_path / "c", SOME, concepts=["warmth"], untagged_negatives=True)
+    assert marks(tmp_path / "c", "warmth")["people/tomas"] == -1
 
 
 def test_the_most_frequent_tags_and_the_picked_ones(tmp_path: Path) -> None:
-    assert act(texts.run, tmp_path / "a", SOME, top=5, min_examples=4)["concepts"] == ["warmth", "clarity"]
-    card = act(texts.run, tmp_path / "b", SOME, top=1, min_examples=4, concepts=["clarity"])
+    assert act(labels.run, tmp_path / "a", SOME, top=5, min_examples=4)["concepts"] == ["warmth", "clarity"]
+    card = act(labels.run, tmp_path / "b", SOME, top=1, min_examples=4, concepts=["clarity"])
     assert card["concepts"] == ["clarity", "warmth"]
 
 
@@ -214,9 +224,9 @@ def test_equal_texts_are_one() -> None:
 )
 def test_poor_texts_are_refused(tmp_path: Path, params: dict[str, Any], says: str) -> None:
     with pytest.raises(AmyError, match=says):
-        act(texts.run, tmp_path, SOME, **params)
+        act(labels.run, tmp_path, SOME, **params)
 
 
 def test_a_concept_without_negatives_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ActionError, match="concept 'warmth': no negative texts"):
-        act(texts.run, tmp_path, SOME[:5], concepts=["warmth"])
+        act(labels.run, tmp_path, SOME[:5], concepts=["warmth"])

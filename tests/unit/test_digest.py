@@ -32,7 +32,7 @@ def shuffled(value: Any) -> Any:
 def kind_of(value: Any) -> Any:
     """A value with its types, so that 1, 1.0 and True differ, and 0.0 from -0.0."""
     if isinstance(value, dict):
-        return sorted((key, kind_of(one)) for key, one in value.items())
+        return {key: kind_of(one) for key, one in value.items()}
     return [kind_of(one) for one in value] if isinstance(value, list) else repr(value)
 
 
@@ -64,7 +64,7 @@ def test_kinds_never_share_a_pre_image(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), {"a": [float("-inf")]}, {1, 2}, b"x", object(), "\ud800", {"a": 1, 2: 3}, {1: "a"}],
+    [float("nan"), float("inf"), {"a": [float("-inf")]}, {1, 2}, b"x", object(), "\ud800", {"a": 1, 2: 3}],
 )
 def test_what_is_no_plain_value_is_refused(value: Any) -> None:
     with pytest.raises(InputError):

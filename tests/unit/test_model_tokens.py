@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ THINKING = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
     "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
 )
+END = "<|im_end|>"
 USER = [{"role": "user", "content": "I keep putting off the call."}]
 word = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).filter(
     lambda text: text.strip() and "<|" not in text
@@ -51,7 +51,7 @@ def test_the_labels_decode_to_the_reply_and_its_end_of_turn(tokenizer: Any, cont
     assert tokenizer.decode(row.ids[: row.start]).endswith("<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize(("template", "stop"), [(GEMMA, "<end_of_turn>"), (THINKING, "<|im_end|>"), (None, "<|im_end|>")])
+@pytest.mark.parametrize(("template", "stop"), [(GEMMA, "<end_of_turn>"), (THINKING, END), (None, END)])
 def test_other_templates(tokenizer: Any, template: str | None, stop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", template)
     row = encode(tokenizer, "x", USER, "What makes that call heavy?")

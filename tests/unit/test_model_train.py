@@ -1,11 +1,11 @@
-"""Loading, packing, scoring and the loop: one model shared, a tree equal to rows, every choice a function of seed and step."""
+"""Loading, packing, scoring and the loop: one model shared, a tree equal to rows, the same bits each time."""
 
 from __future__ import annotations
 
 import math
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -28,7 +28,9 @@ def rows_of(*ids: list[int]) -> list[Encoded]:
     return [Encoded(str(i), tuple(row), max(1, len(row) // 2), len(row)) for i, row in enumerate(ids)]
 
 
-ROWS = rows_of([9, 8, 7, 40, 41, 42], [9, 8, 7, 40, 50, 51, 52, 53], [9, 8, 60, 61], [9, 8, 7, 40, 41, 42, 43, 44, 45, 46])
+ROWS = rows_of(
+    [9, 8, 7, 40, 41, 42], [9, 8, 7, 40, 50, 51, 52, 53], [9, 8, 60, 61], [9, 8, 7, 40, 41, 42, 43, 44, 45, 46]
+)
 
 
 @given(st.lists(tokens, min_size=1, max_size=6))
@@ -65,7 +67,7 @@ def test_a_model_that_leaks_between_rows_is_not_packed(tmp_path: Path, monkeypat
     with load_base(make_tiny_base(tmp_path / "base"), keep=False) as base:
         decoder = base.model.get_decoder()
 
-        def leak(_module: Any, _args: Any, output: Any) -> Any:  # as a recurrent layer does: a running sum along the row
+        def leak(_module: Any, _args: Any, output: Any) -> Any:  # a running sum, as a recurrent layer has
             output.last_hidden_state = output.last_hidden_state.cumsum(1)
             return output
 
@@ -77,7 +79,7 @@ def test_a_model_that_leaks_between_rows_is_not_packed(tmp_path: Path, monkeypat
 @given(st.lists(tokens, min_size=1, max_size=9), st.integers(1, 30), st.booleans())
 def test_batches_hold_every_row_once(rows: list[list[int]], size: int, packed: bool) -> None:
     class Base:
-        memo: dict[str, Any] = {"packs": packed}
+        memo: ClassVar[dict[str, Any]] = {"packs": packed}
 
         class model:
             class config:
@@ -134,10 +136,13 @@ def test_kl_is_zero_for_the_base_and_positive_else(tmp_path: Path) -> None:
 
 
 def run_training(path: Path, settings: Settings, seed: int = 3) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    with deterministic(), load_base(path) as base:
-        with attached(base.model, rank=4, alpha=8.0, rslora=False, seed=seed) as pairs:
-            curve = train(base, pairs, ROWS, ROWS[:2], settings, lambda purpose: seed, lambda *_, **__: None)
-            return curve, {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in pairs.items()}
+    with (
+        deterministic(threads=1),
+        load_base(path) as base,
+        attached(base.model, rank=4, alpha=8.0, rslora=False, seed=seed) as pairs,
+    ):
+        curve = train(base, pairs, ROWS, ROWS[:2], settings, lambda purpose: seed, lambda *_, **__: None)
+        return curve, {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in pairs.items()}
 
 
 def test_training_learns_and_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:

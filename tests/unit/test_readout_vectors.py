@@ -32,10 +32,10 @@ def make_inputs(
     lines = []
     for i, (name, mark) in enumerate(zip(ids, marks, strict=True)):
         labels = {"worry": 1 if i % 2 else -1} | ({"joy": mark} if mark else {})
-        lines.append({"id": name, "node": "n", "text": "x", "labels": labels})
-    write_jsonl(folder / "texts" / "texts.jsonl", lines)
+        lines.append({"id": name, "labels": labels})
+    write_jsonl(folder / "labels" / "labels.jsonl", lines)
     if named:
-        (folder / "texts" / "card.json").write_text(json.dumps({"concepts": ["worry", "joy"]}))
+        (folder / "labels" / "card.json").write_text(json.dumps({"concepts": ["worry", "joy"]}))
     (folder / "acts").mkdir()
     save_file({f"layer_{layer}": value for layer, value in rows.items()}, folder / "acts" / "activations.safetensors")
     about = {"ids": ids, "layers": list(rows), "num_layers": LAYERS, "hidden_size": HIDDEN, "reading": "mean"}
@@ -46,7 +46,7 @@ def make_inputs(
 def find(folder: Path, **params: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     out = folder / "out"
     out.mkdir(exist_ok=True)
-    inputs = {"texts": folder / "texts", "activations": folder / "acts"}
+    inputs = {"labels": folder / "labels", "activations": folder / "acts"}
     run(ActionContext("readout/vectors", "0" * 64, params, inputs, out))
     return load_file(out / "readout.safetensors"), json.loads((out / "readout.json").read_text())
 
@@ -114,7 +114,7 @@ def test_bad_parameters_and_strangers(tmp_path: Path) -> None:
         with pytest.raises(InputError):
             find(tmp_path, **params)
     about = json.loads((tmp_path / "acts" / "ids.json").read_text())
-    (tmp_path / "acts" / "ids.json").write_text(json.dumps({**about, "ids": about["ids"][::-1]}))
+    (tmp_path / "acts" / "ids.json").write_text(json.dumps({**about, "ids": about["ids"][1:]}))
     with pytest.raises(ActionError, match="do not belong together"):
         find(tmp_path)
 

@@ -1,0 +1,176 @@
+"""The labels rule: which texts carry an emotion and which do not, per concept, from their tags."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from amybuild.actions.context import ActionContext
+from amybuild.actions.texts import TaggedText, collect, least_chars
+from amybuild.digest import canonical, digest_value
+from amybuild.errors import ActionError, InputError, did_you_mean
+from amybuild.memory.jsonl import read_jsonl
+
+MIN_POSITIVES = 3
+FEW = 8
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """The rule's parameters. `top` adds the most frequent tags to `concepts`; `min_examples` bounds only those."""
+
+    concepts: tuple[str, ...] = ()
+    top: int | None = None
+    min_examples: int = 8
+    min_score: float = 8
+    max_negative_mentions: int = 0
+    min_chars: int = 40
+    max_per_concept: int = 500
+    untagged_negatives: bool = False
+
+
+def run(ctx: ActionContext) -> None:
+    """inputs: nodes. params: the fields of `LabelRules`. Writes labels.jsonl, {"id", "labels": {concept: 1 | -1}} in the
+    order of ids, and card.json.
+
+    Per concept a text is positive at a score of min_score or more, negative when the concept is neither among its tags
+    (a score of 0 counts as absent) nor named in the text more than max_negative_mentions times, else unlabelled. A text
+    without any tag is unlabelled, not negative, unless untagged_negatives: it is another kind of text, and a direction
+    found against it would be one of kind.
+    """
+    rules = _rules(ctx.params)
+    texts, short = collect(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"), rules.min_chars)
+    concepts = choose(texts, rules, short)
+    labels = {}
+    for done, concept in enumerate(concepts):
+        ctx.progress(done, len(concepts))
+        labels[concept] = label(texts, concept, rules)
+    chosen = _drop_unusable(labels, set(rules.concepts))
+    out = bytearray()
+    kept = 0
+    for one in texts:
+        marks = {concept: labels[concept][one.id] for concept in chosen if one.id in labels[concept]}
+        if marks:
+            kept += 1
+            out += canonical({"id": one.id, "labels": marks}) + b"\n"
+    (ctx.out / "labels.jsonl").write_bytes(out)
+    summary = card(texts, {concept: labels[concept] for concept in chosen}, dropped=len(concepts) - len(chosen))
+    counts = {"texts": kept, "unused": len(texts) - kept, "short": short}
+    (ctx.out / "card.json").write_bytes(canonical({**summary, **counts}) + b"\n")
+    ctx.progress(len(concepts), len(concepts))
+
+
+def choose(texts: Sequence[TaggedText], rules: TextRules, short: int = 0) -> list[str]:
+    """The concepts, hand-picked first, then the most frequent others. A hand-picked one needs 3 positives."""
+    count = Counter(tag for one in texts for tag, score in one.tags.items() if score >= rules.min_score)
+    known = sorted({tag for one in texts for tag in one.tags})
+    for concept in rules.concepts:
+        if count[concept] < MIN_POSITIVES:
+            tagged = sum(concept in one.tags for one in texts)
+            near = did_you_mean(concept, [tag for tag in known if tag != concept])
+            advice = near or "tag more memories with it, or lower 'min_score' in the recipe"
+            raise ActionError(
+                f"{count[concept]} texts at {rules.min_score:g} or more, fewer than {MIN_POSITIVES} "
+                f"({tagged} texts carry the tag, {short} nodes were too short)",
+                where=f"concept '{concept}'",
+                remedy=advice,
+            )
+    if rules.top is None:
+        return list(rules.concepts)
+    often = [tag for tag in known if count[tag] >= max(rules.min_examples, MIN_POSITIVES)]
+    often = sorted(often, key=lambda tag: (-count[tag], tag))[: rules.top]
+    concepts = [*rules.concepts, *(tag for tag in often if tag not in rules.concepts)]
+    if not concepts:
+        raise ActionError(
+            f"no emotion has {rules.min_examples} texts at {rules.min_score:g} or more",
+            where=f"top = {rules.top}",
+            remedy="tag more memories, or lower 'min_examples' or 'min_score'",
+        )
+    return concepts
+
+
+def label(texts: Sequence[TaggedText], concept: str, rules: TextRules) -> dict[str, int]:
+    """``{text id: 1 or -1}``; of each side at most max_per_concept, chosen by hash."""
+    import re
+
+    words = r"[\s_/-]+".join(re.escape(word) for word in re.split(r"[_/-]+", concept) if word)
+    pattern = re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+    sides: dict[int, list[str]] = {1: [], -1: []}
+    for one in texts:
+        score = one.tags.get(concept, 0.0)
+        if score >= rules.min_score:
+            sides[1].append(one.id)
+        elif score == 0 and (one.tags or rules.untagged_negatives):
+            mentions = sum(1 for _ in pattern.finditer(one.text))
+            if mentions <= rules.max_negative_mentions:
+                sides[-1].append(one.id)
+    out = {}
+    for sign, names in sides.items():
+        ordered = sorted(names, key=lambda name: digest_value("cap", [concept, name]))
+        out.update(dict.fromkeys(ordered[: rules.max_per_concept], sign))
+    return out
+
+
+def card(texts: Sequence[TaggedText], labels: Mapping[str, Mapping[str, int]], dropped: int = 0) -> dict[str, Any]:
+    """Counts per concept and warnings about known traps; no text. ``concepts`` is in the order of readout rows."""
+    lengths = {one.id: len(one.text) for one in texts}
+    warnings, per_concept, positive = [], {}, {}
+    for concept, marks in labels.items():
+        good = positive[concept] = {name for name, mark in marks.items() if mark > 0}
+        bad = set(marks) - good
+        # the settings (who, where) of a tag's texts are not recorded in the graph, so they are said to be unknown
+        per_concept[concept] = {"positives": len(good), "negatives": len(bad), "settings": None}
+        if len(good) < FEW:
+            warnings.append(f"{concept}: only {len(good)} positives")
+        if len(bad) < FEW:
+            warnings.append(f"{concept}: only {len(bad)} negatives")
+        ratio = fmean(lengths[name] for name in good) / fmean(lengths[name] for name in bad)
+        if not 0.5 <= ratio <= 2:
+            warnings.append(f"{concept}: positives are {ratio:.2g} times as long as negatives")
+    for a, b in combinations(labels, 2):
+        shared = len(positive[a] & positive[b]) / len(positive[a] | positive[b])
+        if shared > 0.5:
+            warnings.append(f"{a} and {b}: {shared:.0%} of their positives are the same texts; no independent axes")
+    if dropped:
+        warnings.append(f"{dropped} frequent tags left out: without both positives and negatives")
+    return {"concepts": list(labels), "per_concept": per_concept, "warnings": warnings}
+
+
+def _drop_unusable(labels: Mapping[str, Mapping[str, int]], picked: set[str]) -> list[str]:
+    chosen = []
+    for concept, marks in labels.items():
+        if -1 in marks.values() and 1 in marks.values():
+            chosen.append(concept)
+        elif concept in picked:
+            raise ActionError(
+                "no negative texts: every tagged text carries or names it",
+                where=f"concept '{concept}'",
+                remedy="add memories without it, or raise 'max_negative_mentions' in the recipe",
+            )
+    if not chosen:
+        raise ActionError("no frequent emotion has negative texts", remedy="add memories with other tags")
+    return chosen
+
+
+def _rules(params: Mapping[str, Any]) -> LabelRules:
+    given = {one.name: params[one.name] for one in fields(LabelRules) if params.get(one.name) is not None}
+    concepts = given.get("concepts", ())
+    if not isinstance(concepts, list | tuple) or not all(isinstance(one, str) and one for one in concepts):
+        raise InputError("concepts is not a list of names", remedy='for example ["warmth", "clarity"]')
+    given["concepts"] = tuple(dict.fromkeys(one.lower() for one in concepts))
+    least_chars(params)
+    for name, value in given.items():
+        if name in ("concepts", "untagged_negatives", "min_chars"):
+            continue
+        least = 1 if name in ("top", "min_examples", "max_per_concept") else 0
+        fits = isinstance(value, int) or (name == "min_score" and isinstance(value, float))
+        if isinstance(value, bool) or not fits or value < least:
+            raise InputError(f"{name} is not a number of {least} or more", remedy="see the recipe's comments")
+    rules = LabelRules(**given)
+    if not rules.concepts and rules.top is None:
+        raise InputError("neither 'concepts' nor 'top'", remedy='name some, as in concepts = ["warmth"], or top = 8')
+    return rules

@@ -1,0 +1,424 @@
+"""The store: what goes in comes out; damage is a miss; a full disk or a kill leaves nothing half-done."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import amybuild
+from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.store import Store, disk_errors, read_json, write_atomic
+from amybuild.errors import ActionError, AmyError, CacheDamage
+
+FILES = {"config.json": b"{}", "deep/er/weights.bin": bytes(range(256)) * 9, "empty": b"", "again": b"{}"}
+names = st.lists(st.sampled_from(["a", "b", "ä b", "c.json"]), min_size=1, max_size=3).map("/".join)
+trees = st.dictionaries(names, st.binary(max_size=20), max_size=5)
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    one = Store(tmp_path / "store")
+    yield one
+    one.close()
+
+
+def put(store: Store, files: dict[str, bytes]) -> str:
+    return store.put_tree(fill(store.scratch() / "out", files))
+
+
+# round trips
+
+
+def clash(files: dict[str, bytes]) -> bool:
+    """Whether one name is a folder of another."""
+    return any(f"{a}/" in f"{b}/" and a != b and b.startswith(f"{a}/") for a in files for b in files)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(trees.filter(lambda files: not clash(files)))
+def test_a_tree_comes_back_as_it_went_in(tmp_path: Path, files: dict[str, bytes]) -> None:
+    store = Store(tmp_path / "store")
+    digest = put(store, files)
+    again = Store(tmp_path / "store")
+    assert again.tree(digest) is not None
+    room = again.scratch()
+    assert contents(again.view(digest, room / "view")) == files
+    again.export(digest, room / "copy")
+    assert contents(room / "copy") == files
+    assert {name: again.read_file(digest, name) for name in files} == files
+    assert put(again, files) == digest
+    store.close()
+    again.close()
+
+
+def test_names_and_contents_make_the_digest(store: Store) -> None:
+    different: list[dict[str, bytes]] = [{}, {"a": b""}, {"b": b""}, {"a": b"1"}, {"a/b": b"1"}, {"a": b"1", "b": b"1"}]
+    assert len({put(store, files) for files in different}) == len(different)
+
+
+def test_an_export_is_writable_and_apart_from_the_store(store: Store, tmp_path: Path) -> None:
+    digest = put(store, FILES)
+    store.export(digest, tmp_path / "copy")
+    (tmp_path / "copy/config.json").write_bytes(b"changed")
+    assert store.read_file(digest, "config.json") == b"{}"
+    view = store.view(digest, tmp_path / "view")
+    assert not (view / "config.json").stat().st_mode & 0o222, "what an action reads it cannot write"
+
+
+def test_a_link_in_an_output_is_refused(store: Store) -> None:
+    folder = fill(store.scratch() / "out", {"a": b"1"})
+    (folder / "b").symlink_to("a")
+    with pytest.raises(ActionError, match="not a plain file"):
+        store.put_tree(folder)
+
+
+def test_bytes_come_back_or_are_a_miss(store: Store) -> None:
+    digest = store.put_bytes(b"text")
+    assert store.get_bytes(digest) == b"text"
+    path = store.object_path(digest)
+    path.write_bytes(b"tixt")
+    assert store.get_bytes(digest) is None
+    path.unlink()
+    assert store.get_bytes(digest) is None
+    assert store.put_bytes(b"text") == digest
+    assert store.get_bytes(digest) == b"text"
+
+
+# damage
+
+
+def damaged(data: bytes) -> Iterator[bytes]:
+    """Every truncation, and every byte with its lowest, a middle or its highest bit turned."""
+    for length in range(len(data)):
+        yield data[:length]
+    for at in range(len(data)):
+        for bit in (0, 3, 7):
+            yield data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
+
+
+STRANGE = [
+    *(b"null", b"[]", b"3", b'"x"', b"{}", b"\xff", b"\x00", b"[" * 100_000, b'{"files": 3}', b'{"files": {"a": 3}}'),
+    *(b'{"files": {"a": ["x", 1e999]}}', b'{"files": {"\\ud800": ["x", 1]}}', b'{"files": {"a": [null, null]}}'),
+]
+
+
+def test_a_damaged_tree_is_a_miss(store: Store) -> None:
+    digest = put(store, {"a": b"1", "b/c": b"23"})
+    path = store.root / "trees" / digest[:2] / f"{digest}.json"
+    whole = path.read_bytes()
+    expected = store.tree(digest)
+    for data in [*damaged(whole), *STRANGE]:
+        path.write_bytes(data)
+        assert Store(store.root).tree(digest) in (None, expected)
+    path.write_bytes(whole)
+    assert Store(store.root).tree(digest) == expected
+
+
+def test_a_missing_or_cut_object_is_a_miss_until_it_is_put_again(store: Store) -> None:
+    digest = put(store, FILES)
+    entry = (store.tree(digest) or {})["deep/er/weights.bin"]
+    path = store.object_path(entry.digest)
+    for damage in (lambda: os.truncate(path, 3), path.unlink):
+        path.chmod(0o644)
+        damage()
+        fresh = Store(store.root)
+        assert fresh.tree(digest) is None
+        with pytest.raises(CacheDamage):
+            fresh.view(digest, store.scratch() / "view")
+        with pytest.raises(CacheDamage):
+            fresh.export(digest, store.scratch() / "copy")
+        assert put(store, FILES) == digest
+        assert fresh.tree(digest) is not None, "a miss is asked again: another process may have repaired it"
+
+
+ROWS = (("param", "steps", "3"),)
+RECORD = Record("task.x/train", "train", "k" * 8, ROWS, "", 1.5, "2026-01-01T00:00:00", {"cpu": "x"})
+
+
+def test_a_record_comes_back(store: Store) -> None:
+    cache = ActionCache(store)
+    record = Record(**{**RECORD.__dict__, "output": put(store, FILES)})
+    assert cache.lookup(record.key) is None
+    cache.publish(record)
+    assert ActionCache(store).lookup(record.key) == record
+    assert ActionCache(store).record("other") is None
+
+
+def test_a_damaged_record_is_a_miss_or_tells_another_story_but_never_another_result(store: Store) -> None:
+    output = put(store, {"a": b"1"})
+    ActionCache(store).publish(Record(**{**RECORD.__dict__, "output": output}))
+    path = store.root / "actions" / "kk" / f"{RECORD.key}.json"
+    whole = path.read_bytes()
+    for data in [*damaged(whole), *STRANGE, whole.replace(b"1.5", b"1" + b"0" * 400)]:
+        path.write_bytes(data)
+        found = ActionCache(store).lookup(RECORD.key)
+        assert found is None or (found.output == output and found.key == RECORD.key)
+        assert found is None or len(data) == len(whole)
+
+
+def test_a_record_without_its_output_is_a_miss(store: Store) -> None:
+    cache = ActionCache(store)
+    cache.publish(Record(**{**RECORD.__dict__, "output": put(store, FILES)}))
+    shutil.rmtree(store.root / "trees")
+    again = ActionCache(Store(store.root))
+    assert again.lookup(RECORD.key) is None
+    assert again.record(RECORD.key) is not None, "what it was made of can still be told"
+
+
+def test_unreadable_json_is_none(tmp_path: Path) -> None:
+    assert read_json(tmp_path / "none") is None
+    assert read_json(tmp_path) is None
+    for data in STRANGE[5:8]:
+        (tmp_path / "f").write_bytes(data)
+        assert read_json(tmp_path / "f") is None
+
+
+# a full disk
+
+
+class Failing:
+    """Raises ENOSPC at the n-th call of what writes to the disk, and counts the calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.left, self.calls = at, 0
+        monkeypatch.setattr(os, "replace", self.wrap(os.replace))
+        monkeypatch.setattr(os, "fsync", self.wrap(os.fsync))
+        monkeypatch.setattr(os, "mkdir", self.wrap(os.mkdir))
+        real = builtins.open
+
+        def opened(file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
+            if "w" not in mode:
+                return real(file, mode, *rest, **named)
+            self.tick()
+            stream = real(file, mode, *rest, **named)
+            return Full(stream, self.tick)
+
+        monkeypatch.setattr(builtins, "open", opened)
+
+    def tick(self) -> None:
+        self.calls += 1
+        if self.calls == self.left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            self.tick()
+            return real(*args, **named)
+
+        return call
+
+
+class Full(io.RawIOBase):
+    """A file whose write fails after half of the data."""
+
+    def __init__(self, stream: Any, tick: Callable[[], None]) -> None:
+        self.stream, self.tick = stream, tick
+
+    def write(self, data: Any) -> int:
+        try:
+            self.tick()
+        except OSError:
+            self.stream.write(data[: len(data) // 2])
+            raise
+        return int(self.stream.write(data))
+
+    def flush(self) -> None:
+        if not self.stream.closed:
+            self.stream.flush()
+
+    def fileno(self) -> int:
+        return int(self.stream.fileno())
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def at_every_call(run: Callable[[int], tuple[Failing, AmyError | None]]) -> int:
+    """Calls ``run(1)``, ``run(2)`` … until all calls get through; returns how many times an error came out."""
+    errors = 0
+    for at in range(1, 200):
+        failing, error = run(at)
+        if failing.calls < at:
+            assert error is None
+            return errors
+        if error is not None:  # else it did not matter (a folder that is there already)
+            errors += 1
+            assert error.what == "the disk is full"
+            assert "nothing cached was lost" in (error.remedy or "")
+    raise AssertionError("it never gets through")
+
+
+def with_a_full_disk(at: int, work: Callable[[], object]) -> tuple[Failing, AmyError | None]:
+    with pytest.MonkeyPatch.context() as patch:
+        failing = Failing(patch, at)
+        try:
+            work()
+        except AmyError as error:
+            return failing, error
+    return failing, None
+
+
+def test_a_write_that_fails_anywhere_leaves_old_or_new(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "state.json"
+
+    def run(at: int) -> tuple[Failing, AmyError | None]:
+        write_atomic(path, b"old" * 50)
+        result = with_a_full_disk(at, lambda: write_atomic(path, b"new" * 70))
+        assert path.read_bytes() in (b"old" * 50, b"new" * 70)
+        assert [p.name for p in path.parent.iterdir()] == ["state.json"], "nothing is left beside it"
+        return result
+
+    assert at_every_call(run) >= 4
+
+
+def test_a_tree_that_fails_anywhere_is_not_there(tmp_path: Path) -> None:
+    def run(at: int) -> tuple[Failing, AmyError | None]:
+        store = Store(tmp_path / f"store{at}")
+        folder = fill(store.scratch() / "out", FILES)
+        result = with_a_full_disk(at, lambda: store.put_tree(folder))
+        for tree in (store.root / "trees").rglob("*.json"):  # only when the very last step failed: then it is whole
+            assert not tree.name.startswith(".")
+            assert Store(store.root).tree(tree.stem) is not None
+        digest = put(store, FILES)
+        assert contents(store.view(digest, store.scratch() / "view")) == FILES
+        store.close()
+        return result
+
+    assert at_every_call(run) >= 8
+
+
+def test_a_record_that_fails_anywhere_is_whole_or_not_there(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    record = Record(**{**RECORD.__dict__, "output": put(store, FILES)})
+
+    def run(at: int) -> tuple[Failing, AmyError | None]:
+        shutil.rmtree(store.root / "actions", ignore_errors=True)
+        result = with_a_full_disk(at, lambda: ActionCache(store).publish(record))
+        assert ActionCache(store).lookup(record.key) in (None, record)
+        return result
+
+    assert at_every_call(run) >= 4
+    store.close()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_error_has_a_remedy(number: int) -> None:
+    with pytest.raises(ActionError) as caught, disk_errors("there"):
+        raise OSError(number, "x")
+    assert caught.value.where == "there"
+    assert caught.value.remedy
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(FileNotFoundError), disk_errors("there"):
+        raise FileNotFoundError(errno.ENOENT, "x")
+
+
+# rooms and processes
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from amybuild.cache.store import Store
+store = Store(Path(sys.argv[1]))
+(store.scratch() / "half").write_text("half")
+lock = store.lock("k")
+lock.acquire()
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def holder(root: Path) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(Path(amybuild.__file__).parent.parent)}
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(root)], stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_the_room_and_the_lock_of_a_killed_process_are_free_at_once(tmp_path: Path) -> None:
+    dead, alive = holder(tmp_path / "s"), holder(tmp_path / "t")
+    try:
+        dead.send_signal(signal.SIGKILL)
+        dead.wait()
+        one, other = Store(tmp_path / "s"), Store(tmp_path / "t")
+        assert len(list((tmp_path / "s/tmp").glob("*-*"))) == 2  # its folder and its lock
+        one.scratch()
+        other.scratch()
+        halves = [sorted(p.name for p in root.rglob("half")) for root in (tmp_path / "s", tmp_path / "t")]
+        assert halves == [[], ["half"]]
+        one.lock("k").acquire(timeout=0)
+        with pytest.raises(TimeoutError):
+            other.lock("k").acquire(timeout=0)
+        one.close()
+        other.close()
+        assert list((tmp_path / "s/tmp").iterdir()) == []
+        assert len(list((tmp_path / "t/tmp").iterdir())) == 2
+    finally:
+        for process in (dead, alive):
+            process.kill()
+            process.communicate()
+
+
+def test_somebody_elses_room_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import filelock
+
+    (tmp_path / "s/tmp").mkdir(parents=True)
+    (tmp_path / "s/tmp/9-other.lock").touch()
+    real = filelock.FileLock.acquire
+
+    def acquire(self: Any, *args: Any, **named: Any) -> Any:
+        if "9-other" in self.lock_file:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, *args, **named)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    store = Store(tmp_path / "s")
+    assert store.scratch().is_dir()
+    store.close()
+
+
+def test_many_threads_share_one_room_and_any_of_them_gives_it_back(tmp_path: Path) -> None:
+    for _ in range(20):
+        store = Store(tmp_path / "s")
+        with ThreadPoolExecutor(8) as pool:
+            found = [future.result() for future in [pool.submit(store.scratch) for _ in range(8)]]
+        assert len(set(found)) == 8
+        assert len({path.parent for path in found}) == 1
+        store.close()
+        assert list((tmp_path / "s/tmp").iterdir()) == []
+
+
+def test_a_tree_listing_is_canonical(store: Store) -> None:
+    digest = put(store, FILES)
+    data = (store.root / "trees" / digest[:2] / f"{digest}.json").read_bytes()
+    assert list(json.loads(data)["files"]) == sorted(FILES)
