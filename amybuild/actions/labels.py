@@ -64,7 +64,7 @@ def run(ctx: ActionContext) -> None:
     ctx.progress(len(concepts), len(concepts))
 
 
-def choose(texts: Sequence[TaggedText], rules: TextRules, short: int = 0) -> list[str]:
+def choose(texts: Sequence[TaggedText], rules: LabelRules, short: int = 0) -> list[str]:
     """The concepts, hand-picked first, then the most frequent others. A hand-picked one needs 3 positives."""
     count = Counter(tag for one in texts for tag, score in one.tags.items() if score >= rules.min_score)
     known = sorted({tag for one in texts for tag in one.tags})
@@ -93,7 +93,7 @@ def choose(texts: Sequence[TaggedText], rules: TextRules, short: int = 0) -> lis
     return concepts
 
 
-def label(texts: Sequence[TaggedText], concept: str, rules: TextRules) -> dict[str, int]:
+def label(texts: Sequence[TaggedText], concept: str, rules: LabelRules) -> dict[str, int]:
     """``{text id: 1 or -1}``; of each side at most max_per_concept, chosen by hash."""
     import re
 

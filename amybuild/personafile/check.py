@@ -79,8 +79,10 @@ class Table:
                 raise self.fail(f"'{key}' is missing", remedy=f"add {key} = … ({NAMES[kind]})")
             return default
         value = typed(self.data[key], kind)
-        if value is None or (kind is float and not math.isfinite(value)):
+        if value is None:
             raise self.fail(f"must be {NAMES[kind]}, not {self.data[key]!r:.60}", key)
+        if kind is float and not math.isfinite(value):
+            raise self.fail(f"must be a finite number, not {value}", key)
         if kind is str and "\0" in value:
             raise self.fail("must not hold a zero byte", key)
         return value

@@ -38,10 +38,12 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
         "task.steady/verify": sorted([base, neutral, "task.steady/combine"]),
         "steer.joy/texts": [],
         "steer.joy/activations": [base, "steer.joy/texts"],
-        "steer.joy/vectors": ["steer.joy/activations", "steer.joy/texts"],
+        "steer.joy/labels": [],
+        "steer.joy/vectors": ["steer.joy/activations", "steer.joy/labels"],
         "readout/texts": [],
         "readout/activations": [base, "readout/texts"],
-        "readout/vectors": ["readout/activations", "readout/texts"],
+        "readout/labels": [],
+        "readout/vectors": ["readout/activations", "readout/labels"],
         "checkpoint/link": sorted(
             [
                 *(base, "task.listen/train", "task.close/train", "task.steady/combine"),

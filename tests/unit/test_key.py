@@ -68,7 +68,7 @@ def test_every_component_counts() -> None:
         {"origins": {"steps": "param"}},
         {"origins": {}},
         {"after": ("base.b/import",)},
-        {"params": dict(reversed(ACTION.params.items()))},
+        {"params": dict(reversed(list(ACTION.params.items())))},
         {"nodes": ACTION.nodes[::-1]},
         {"nodes": (NodeSource("k", "d1", b"x"), NodeSource("l", "d2", b"y"))},
         {"source": PathSource(Path("/elsewhere"), "d3")},

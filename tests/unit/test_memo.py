@@ -70,8 +70,13 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("settled")
 def test_a_file_is_read_once_until_it_is_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    monkeypatch.setattr(module, "digest_file", lambda path: reads.append(path) or digest_file(path))
+    reads: list[Path] = []
+
+    def read(path: Path) -> str:
+        reads.append(path)
+        return digest_file(path)
+
+    monkeypatch.setattr(module, "digest_file", read)
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     before = os.stat(file)

@@ -188,8 +188,8 @@ def test_any_change_loads_or_is_an_input_error(file: Path, changes: list[tuple[s
         return
     # every number in it can stand in a key
     canonical([persona.neutral, persona.link.lam, persona.link.density, [t.alpha for t in persona.tasks]])
-    for target in (*persona.tasks, *persona.steers):
-        canonical([target.recipe.fields, target.recipe.gates])
+    for recipe in [*(task.recipe for task in persona.tasks), *(steer.recipe for steer in persona.steers)]:
+        canonical([recipe.fields, recipe.gates])
 
 
 # places

@@ -319,7 +319,8 @@ def dags(draw: st.DrawFn) -> list[dict[str, Action]]:
 def test_explanation_plan_and_execution_agree(versions: list[dict[str, Action]], data: st.DataObject) -> None:
     world = World()
     for actions in versions:
-        if world.cache and data.draw(st.booleans(), label="lose one result"):
+        lose: bool = data.draw(st.booleans(), label="lose one result")
+        if lose and world.cache:
             world.gone.add(data.draw(st.sampled_from(sorted(world.cache))))
         forced = frozenset(data.draw(st.lists(st.sampled_from(sorted(actions)), max_size=1), label="forced"))
         plan, found = world.plan(actions, forced), world.explain(actions, forced)

@@ -70,12 +70,12 @@ def test_a_long_node_diff_is_cut() -> None:
 
 
 def test_an_explanation_names_the_root_first() -> None:
-    change = Change("node", "k", "old", "new")
+    change, roots = Change("node", "k", "old", "new"), ("t/corpus",)
     found = Explanation(
         {
-            "t/corpus": ActionReason("t/corpus", "stale", "1", "node edited: k", (change,), 0.5, ("t/corpus",)),
-            "t/train": ActionReason("t/train", "unknown", None, "shows when t/corpus is built", cost=60.0, causes=("t/corpus",)),
-            "u/link": ActionReason("u/link", "stale", "2", "new result of x", (), 0.0, ("t/corpus",)),
+            "t/corpus": ActionReason("t/corpus", "stale", "1", "node edited: k", (change,), 0.5, roots),
+            "t/train": ActionReason("t/train", "unknown", None, "shows when t/corpus is built", (), 60.0, roots),
+            "u/link": ActionReason("u/link", "stale", "2", "new result of x", (), 0.0, roots),
             "v/x": ActionReason("v/x", "up-to-date", "3", "all is as it was"),
         },
         {"t": ["t/corpus", "t/train"], "u": ["u/link"], "v": ["v/x"]},
