@@ -12,25 +12,22 @@ from typing import Any
 
 import amybuild
 from amybuild.cache.actions import ActionCache, Record
-from amybuild.cache.history import BuildRecord, History, build_hash
+from amybuild.cache.history import BuildRecord, build_hash
 from amybuild.cache.memo import Memo
-from amybuild.cache.store import Store
 from amybuild.digest import digest_file, digest_value
-from amybuild.errors import ActionError, AmyError, CheckError, InputError, PinError
+from amybuild.errors import AmyError, CheckError
 from amybuild.events import Event, Sink
 from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
 from amybuild.memory.graph import read_graph
-from amybuild.personafile.load import Variant, load
-from amybuild.personafile.lock import Lock, parse
+from amybuild.personafile.load import Variant as Variant
+from amybuild.personafile.load import load
 from amybuild.personafile.schema import Persona
 from amybuild.plan.code import CodeIndex, library_versions, source_stats
 from amybuild.plan.explain import Explanation, explain
-from amybuild.plan.key import components_from_json
 from amybuild.plan.plan import Identity, Plan, make_plan
-
-CACHE_VERSION = "v1"
+from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
 
 
 @dataclass(frozen=True)
@@ -46,15 +43,6 @@ class Options:
     locked: bool = False
     check: bool = False
     out: Path | None = None
-
-
-@dataclass(frozen=True)
-class Known:
-    """A cached result as the planner sees it."""
-
-    output: str
-    seconds: float
-    components: tuple[Any, ...]
 
 
 @dataclass
@@ -112,7 +100,7 @@ class Project:
 
     def known(self, key: str) -> Known | None:
         """The cached result under `key`, as the planner sees it."""
-        return _known(self.cache.lookup(key))
+        return known_of(self.cache.lookup(key))
 
     def plan(self) -> Plan:
         return make_plan(self.actions, self.identity, self.known, self.forced)
@@ -122,7 +110,7 @@ class Project:
 
         def last(action: str) -> tuple[str, Known | None] | None:
             key = self.history.last_key(action)
-            return None if key is None else (key, _known(self.cache.record(key)))
+            return None if key is None else (key, known_of(self.cache.record(key)))
 
         return explain(self.plan(), last)
 
@@ -149,27 +137,12 @@ def _data(root: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {f"file:{name}": digest_file(root / name) for name in names}
 
 
-def _known(record: Record | None) -> Known | None:
-    if record is None:
-        return None
-    return Known(record.output, record.seconds, components_from_json(record.manifest))
-
-
-def open_cache(root: Path) -> tuple[Store, History]:
-    """The cache of the project at `root`: ``cache/`` there, or the folder that AMYBUILD_CACHE names."""
-    place = os.environ.get("AMYBUILD_CACHE")
-    cache = (Path(place).expanduser() if place else root / "cache").absolute() / CACHE_VERSION
-    return Store(cache), History(cache, root.resolve())
-
-
-def run_action(
-    action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]
-) -> None:
+def run_action(action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
     """Import the rule's function (only now: it may bring torch) and call it."""
     from amybuild.actions.context import ActionContext
 
-    # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two spinning
-    # threads were four times slower than one (bench/LOG.md). The OpenMP runtime reads this when torch is first imported.
+    # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two of
+    # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     module, _, function = RULES[action.rule].entry.partition(":")
@@ -181,7 +154,11 @@ def host() -> dict[str, Any]:
     """The fingerprint of where an action ran: recorded, not part of any key."""
     import platform
 
-    found: dict[str, Any] = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
     torch = sys.modules.get("torch")
     if torch is not None:
         found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -196,8 +173,10 @@ def build(project: Project, sink: Sink) -> Summary:
     from amybuild.execute.local import LocalExecutor
 
     options, persona = project.options, project.persona
-    if options.locked:
-        check_locked(project)
+    lock = read_lock(project.persona.file) if options.locked else None
+    if lock:
+        planned = project.plan().decisions.items()
+        check_locked(lock, {id: (d.manifest.key, d.output) for id, d in planned if d.manifest is not None})
     executor = LocalExecutor(
         project.store,
         project.cache,
@@ -215,13 +194,17 @@ def build(project: Project, sink: Sink) -> Summary:
         outcome = executor.run(project.actions, project.identity, forced)
     finally:
         project.store.close()
-    summary = Summary(persona.name, outcome.ran, outcome.hits, outcome.failed, outcome.blocked, warnings=project.warnings)
+        project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
+        project.memo.save()
+    if lock:
+        check_locked(lock, {id: (r.key, r.output) for id, r in outcome.records.items()})
+    summary = Summary(
+        persona.name, outcome.ran, outcome.hits, outcome.failed, outcome.blocked, warnings=project.warnings
+    )
     summary.saved = sum(outcome.records[id].seconds for id in outcome.hits)
     if outcome.differs and options.check:
         names = ", ".join(outcome.differs)
         raise CheckError(f"another result than the cached one: {names}", remedy="see DESIGN.md, What is bit-exact")
-    project.history.note(outcome.keys)
-    project.memo.save()
     if project.whole and not outcome.failed and not outcome.blocked:
         _finish(project, outcome.records, summary, sink)
     return summary
@@ -272,78 +255,3 @@ def graph_digest(project: Project) -> dict[str, Any]:
     """The digest of the memory nodes that this persona reads, and how many they are."""
     nodes = {node.key: node.digest for action in project.graph.actions.values() for node in action.nodes}
     return {"digest": digest_value("graph", sorted(nodes.items())), "nodes": len(nodes)}
-
-
-def check_locked(project: Project) -> None:
-    """``--locked``: every action key that can be known must be the pinned one."""
-    lock = parse(lock_path(project))
-    plan = project.plan()
-    for id, decision in plan.decisions.items():
-        if id not in lock.actions:
-            raise PinError(f"{id} is not in the lock", where="Personafile.lock", remedy="amybuild pin after a build")
-        if decision.manifest is not None and decision.manifest.key != lock.actions[id][0]:
-            raise PinError(
-                f"{id} is not what is pinned",
-                where="Personafile.lock",
-                remedy=f"amybuild --explain {project.actions[id].target} says what changed; amybuild pin accepts it",
-            )
-
-
-def lock_path(project: Project) -> Path:
-    return project.persona.file.with_suffix(".lock")
-
-
-def lock_of(build: BuildRecord, name: str = "") -> Lock:
-    """The lock that pins a build."""
-    return Lock(build.hash, build.base, build.graph, build.actions, name)
-
-
-def checkout(root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
-    """Put an earlier build back into its folder from the store, without running anything."""
-    from amybuild.product import publish
-
-    store, history = open_cache(root)
-    record = history.find(wanted)
-    missing = [id for id, (_, output) in record.actions.items() if store.tree(output) is None]
-    needed = [id for id in missing if id in ("checkpoint/link", "readout/vectors") or id.startswith("steer.")]
-    if needed:
-        raise ActionError(
-            f"{', '.join(needed)} of build {record.hash[:12]} is no longer in the cache",
-            remedy="take its Personafile and memory from your version control and run amybuild",
-        )
-    folder = (out if out is not None else root / "dist" / record.persona).absolute()
-    stamps = publish(store, record.info, folder, history.product(folder).get("files", {}))
-    history.set_product(folder, record.hash, stamps)
-    return record, folder
-
-
-def compare(root: Path, a: str, b: str) -> dict[str, Any]:
-    """What differs between two builds: components of each action, and what was measured."""
-    from amybuild.plan.explain import differences
-
-    store, history = open_cache(root)
-    cache = ActionCache(store)
-    one, two = history.find(a), history.find(b)
-    actions: dict[str, Any] = {}
-    for id in sorted(one.actions.keys() | two.actions.keys()):
-        old, new = one.actions.get(id), two.actions.get(id)
-        if old == new:
-            continue
-        if old is None or new is None:
-            actions[id] = {"only_in": two.hash[:12] if old is None else one.hash[:12]}
-            continue
-        before, after = _known(cache.record(old[0])), _known(cache.record(new[0]))
-        changes = differences(before.components, after.components) if before and after else ()
-        rows = [{"kind": c.kind, "name": c.name, "old": c.old, "new": c.new} for c in changes if c.kind != "input"]
-        actions[id] = {"same_output": old[1] == new[1], "changes": rows}
-    measured = {}
-    for hash, record in ((one.hash, one), (two.hash, two)):
-        measured[hash] = record.info.get("verification", {})
-    return {"a": one.hash, "b": two.hash, "actions": actions, "verification": measured}
-
-
-def find_root(file: Path) -> Path:
-    """The project folder of a Personafile that need not be valid (history commands)."""
-    if not file.is_file():
-        raise InputError("no such file", where=str(file), remedy="run amybuild where Personafile.toml is, or name it with -f / -C")
-    return file.resolve().parent

@@ -32,12 +32,15 @@ commands:
   amybuild checkout BUILD       put an earlier build back into dist/, without training
 
 `amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of one, or a name given by `pin --name`.
-exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --check differs, 5 cache damaged, 130 interrupted
+exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --check differs, 5 cache damaged,
+130 interrupted (run it again: finished actions are kept)
 """
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--file", metavar="FILE", default="Personafile.toml", help="the Personafile (default: Personafile.toml)")
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", default="Personafile.toml", help="the Personafile (default: Personafile.toml)"
+    )
     parser.add_argument("-C", "--directory", metavar="DIR", help="go there first")
     parser.add_argument("--no-color", action="store_true", help="no colours, no live display")
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors and results")
@@ -46,19 +49,50 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("amybuild", description=_ABOUT, epilog=_MORE, formatter_class=raw, allow_abbrev=False)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="task.NAME, steer.NAME, readout, checkpoint, persona (default)")
+    parser = argparse.ArgumentParser(
+        "amybuild", description=_ABOUT, epilog=_MORE, formatter_class=raw, allow_abbrev=False
+    )
+    parser.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="task.NAME, steer.NAME, readout, checkpoint, persona (default)"
+    )
     _common(parser)
     add = parser.add_argument
     add("--explain", action="store_true", help="why each target is stale or not; builds nothing")
     add("--all", action="store_true", help="with --explain: every target, the fresh ones too")
     add("-n", "--dry-run", action="store_true", help="say what would run")
-    add("-j", "--jobs", type=int, default=2, metavar="N", help="at most N actions at once (those that hold the model run one by one)")
+    add(
+        "-j",
+        "--jobs",
+        type=int,
+        default=2,
+        metavar="N",
+        help="at most N actions at once (those that hold the model run one by one)",
+    )
     add("-k", "--keep-going", action="store_true", help="after a failure build what does not depend on it")
-    add("--force", action="append", default=[], metavar="NAME", help="run this target's actions even if they are cached")
-    add("--without", action="append", default=[], metavar="NAME", help="a variant: leave this task vector out of the link")
-    add("--only", action="append", default=[], metavar="NAME", help="a variant: link this task vector alone (repeatable)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="a variant: for example task.listening.alpha=0.3")
+    add(
+        "--force", action="append", default=[], metavar="NAME", help="run this target's actions even if they are cached"
+    )
+    add(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a variant: leave this task vector out of the link",
+    )
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a variant: link this task vector alone (repeatable)",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a variant: for example task.listening.alpha=0.3",
+    )
     add("--locked", action="store_true", help="fail (3) unless everything is as Personafile.lock pins it")
     add("--check", action="store_true", help="run everything again and compare with the cache (4 when it differs)")
     add("-o", "--out", metavar="DIR", help="put the product there instead of dist/<persona>")
@@ -67,8 +101,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _options(args: argparse.Namespace) -> Any:
-    from amybuild.build import Options
-    from amybuild.personafile.load import Variant
+    from amybuild.build import Options, Variant
 
     if args.jobs < 1:
         raise InputError("must be at least 1", where="-j")
@@ -101,9 +134,9 @@ def _build(argv: Sequence[str]) -> int:
 def _explain(project: Any, args: argparse.Namespace) -> int:
     result = project.explain()
     if args.json:
-        from amybuild.plan.explain import as_json
+        from amybuild.report.text import explanation_json
 
-        print(json.dumps(as_json(result), indent=1))
+        print(explanation_json(result))
     elif result.up_to_date and not args.all:
         print(f"{project.persona.name} is up to date ({len(result.actions)} actions)")
     else:
@@ -139,7 +172,6 @@ def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
 
 def _run(project: Any, nothing: bool, args: argparse.Namespace) -> int:
     from amybuild.build import build
-    from amybuild.events import Event
     from amybuild.report.text import behaviours, duration
 
     began = time.monotonic()
@@ -151,8 +183,7 @@ def _run(project: Any, nothing: bool, args: argparse.Namespace) -> int:
     seconds = time.monotonic() - began
     failed = list(summary.failed)
     if args.json:
-        fields = {"ran": summary.ran, "hits": summary.hits, "failed": failed, "build": summary.build, "seconds": round(seconds, 3)}
-        sink(Event("summary", fields=fields))
+        sink.summary(summary.ran, summary.hits, failed, summary.build, seconds)
     elif not args.quiet:
         for warning in summary.warnings if summary.ran else ():
             print(f"warning: {warning}", file=sys.stderr)
@@ -208,7 +239,7 @@ def _graph(argv: Sequence[str]) -> int:
 
 
 def _history(args: argparse.Namespace) -> Any:
-    from amybuild.build import find_root, open_cache
+    from amybuild.versions import find_root, open_cache
 
     return open_cache(find_root(Path(args.file)))[1]
 
@@ -246,8 +277,8 @@ def _diff(argv: Sequence[str]) -> int:
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
     args = _enter(parser, argv)
-    from amybuild.build import compare, find_root
     from amybuild.report.builds import difference
+    from amybuild.versions import compare, find_root
 
     result = compare(find_root(Path(args.file)), args.a, args.b)
     print(json.dumps(result, indent=1) if args.json else difference(result))
@@ -259,16 +290,9 @@ def _pin(argv: Sequence[str]) -> int:
     parser.add_argument("build", nargs="?", metavar="BUILD", help="default: the last one")
     parser.add_argument("--name", help="a name for it, for checkout and diff")
     args = _enter(parser, argv)
-    from amybuild.build import lock_of
-    from amybuild.cache.store import write_atomic
-    from amybuild.personafile.lock import render
+    from amybuild.versions import pin
 
-    history = _history(args)
-    record = history.find(args.build)
-    if args.name:
-        history.name(args.name, record.hash)
-    path = Path(args.file).with_suffix(".lock")
-    write_atomic(path, render(lock_of(record, args.name or "")).encode())
+    record, path = pin(Path(args.file), args.build, args.name or "")
     if not args.quiet:
         print(f"{path.name} pins build {record.hash[:12]}" + (f" as {args.name}" if args.name else ""), file=sys.stderr)
     return 0
@@ -279,7 +303,7 @@ def _checkout(argv: Sequence[str]) -> int:
     parser.add_argument("build", metavar="BUILD")
     parser.add_argument("-o", "--out", metavar="DIR", help="put it there instead of dist/<persona>")
     args = _enter(parser, argv)
-    from amybuild.build import checkout, find_root
+    from amybuild.versions import checkout, find_root
 
     record, folder = checkout(find_root(Path(args.file)), Path(args.out) if args.out else None, args.build)
     if not args.quiet:

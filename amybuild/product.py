@@ -11,7 +11,8 @@ from typing import Any
 
 from amybuild import __version__
 from amybuild.cache.memo import stamp
-from amybuild.cache.store import Store, disk_errors, fresh, sync_folder
+from amybuild.cache.store import Store, disk_errors, sync_folder
+from amybuild.digest import digest_bytes
 from amybuild.errors import InputError
 from amybuild.personafile.schema import Persona, Task
 
@@ -44,7 +45,12 @@ def _task(store: Store, task: Task, outputs: Mapping[str, str]) -> dict[str, Any
 
 
 def link_map(
-    persona: Persona, store: Store, build: str, outputs: Mapping[str, str], graph: Mapping[str, Any], keys: Mapping[str, str]
+    persona: Persona,
+    store: Store,
+    build: str,
+    outputs: Mapping[str, str],
+    graph: Mapping[str, Any],
+    keys: Mapping[str, str],
 ) -> dict[str, Any]:
     """persona.json: what the product was made of, by digest, and what was measured. No text of any memory."""
     base = persona.base
@@ -63,7 +69,9 @@ def link_map(
         },
         "graph": dict(graph),
         "targets": [_task(store, task, outputs) for task in persona.linked()],
-        "steering": [{"name": s.name, "emotion": s.emotion, "digest": outputs[f"{s.target}/vectors"]} for s in persona.steers],
+        "steering": [
+            {"name": s.name, "emotion": s.emotion, "digest": outputs[f"{s.target}/vectors"]} for s in persona.steers
+        ],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])},
         "verification": _json(store, outputs["persona/verify"], "verify.json"),
@@ -87,51 +95,61 @@ def intact(folder: Path, files: Mapping[str, Any]) -> list[str]:
 def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[str, Any]) -> dict[str, list[int]]:
     """Put the product described by `info` (a `link_map`) into `folder`; returns the stamp of each file.
 
-    The new folder is made beside and renamed into place. Files in the old one that are not the product's
-    (`ours` names those) are kept.
+    The new folder is made beside and renamed into place; one that was being replaced when its process died is taken
+    back first. Files in the old one that are not the product's (`ours` names those) are kept.
     """
-    from amybuild.link.card import model_card
-
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
-        raise InputError("exists and is no product of amybuild", where=str(folder), remedy="choose another folder with -o")
-    outputs = {id: entry["output"] for id, entry in info["actions"].items()}
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder.parent / f".{folder.name}.{fresh()}"
-        try:
-            beside.mkdir()
-            store.export(outputs["checkpoint/link"], beside)
-            (beside / "link.json").unlink(missing_ok=True)  # it is in persona.json
-            if "readout/vectors" in outputs:
-                store.export(outputs["readout/vectors"], beside)
-            for entry in info["steering"]:
-                store.export(entry["digest"], beside / "steering" / entry["name"])
-            (beside / MARK).write_text(json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-            (beside / "README.md").write_text(model_card(dict(info)))
-            files = sorted(p.relative_to(beside).as_posix() for p in beside.rglob("*") if p.is_file())
-            stamps = {}
-            for name in files:
-                with open(beside / name, "rb") as file:
-                    os.fsync(file.fileno())
-                stamps[name] = stamp(beside / name)
-            old = folder.parent / f".{folder.name}.{fresh()}"
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(beside, folder)
-            sync_folder(folder.parent)
-        except BaseException:
+        beside, old = folder.parent / f".{folder.name}.new", folder.parent / f".{folder.name}.old"
+        with store.lock(f"product-{digest_bytes(os.fsencode(folder))[:16]}"):
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
+            if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
+                remedy = "choose another folder with -o"
+                raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
             shutil.rmtree(beside, ignore_errors=True)
-            raise
-        if old.exists():
-            _keep_others(old, folder, set(ours) | set(files))
-            shutil.rmtree(old)
+            try:
+                stamps = _fill(store, info, beside)
+                if folder.exists():
+                    _keep_others(folder, beside, set(ours) | set(stamps))
+                    shutil.rmtree(old, ignore_errors=True)
+                    os.rename(folder, old)
+                os.rename(beside, folder)
+                sync_folder(folder.parent)
+            except BaseException:
+                shutil.rmtree(beside, ignore_errors=True)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
     return stamps
 
 
-def _keep_others(old: Path, folder: Path, known: set[str]) -> None:
-    """Move what somebody else put into the old product folder over to the new one."""
+def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list[int]]:
+    """Write the product's files into an empty folder, and to the disk."""
+    from amybuild.link.card import model_card
+
+    outputs = {id: entry["output"] for id, entry in info["actions"].items()}
+    folder.mkdir()
+    store.export(outputs["checkpoint/link"], folder)
+    (folder / "link.json").unlink(missing_ok=True)  # it is in persona.json
+    if "readout/vectors" in outputs:
+        store.export(outputs["readout/vectors"], folder)
+    for entry in info["steering"]:
+        store.export(entry["digest"], folder / "steering" / entry["name"])
+    (folder / MARK).write_text(json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(info), encoding="utf-8")
+    stamps = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        stamps[path.relative_to(folder).as_posix()] = stamp(path)
+    return stamps
+
+
+def _keep_others(old: Path, new: Path, known: set[str]) -> None:
+    """Take what somebody else put into the old product folder along into the new one (as links, so that it is in both
+    until the old one goes)."""
     for path in sorted(old.rglob("*")):
         name = path.relative_to(old).as_posix()
-        if path.is_file() and name not in known and not (folder / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.rename(path, folder / name)
+        if path.is_file() and name not in known:
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, new / name)

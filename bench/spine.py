@@ -61,7 +61,10 @@ def main() -> None:
         lines = [line for line in out.splitlines() if line.startswith('{"event": "summary"')]
         ran = json.loads(lines[-1])["ran"] if lines else []
         rows.append((title, " ".join(ran) if len(ran) < 8 else f"{len(ran)} actions", wall, cpu, cpu / unit, peak))
-        print(f"{title}: {rows[-1][1] or 'nothing ran'}; {wall:.1f} s wall, {cpu:.2f} s CPU, {cpu / unit:.0f} x, {peak:.0f} MiB", flush=True)
+        print(
+            f"{title}: {rows[-1][1] or 'nothing'}; {wall:.1f} s, CPU {cpu:.2f} s = {cpu / unit:.0f} x, {peak:.0f} M",
+            flush=True,
+        )
 
     def edit(name: str, old: str, new: str) -> str:
         text = (work / name).read_text()
@@ -84,7 +87,10 @@ def main() -> None:
     run("another density", "--set", "link.density=0.31")
     run("without one vector", "--without", "voice")
     run("the declared one again")
-    print(f"\n{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print(
+        f"\n{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}\n"
+    )
     print("| command | ran | wall s | CPU s | x `python -I -c pass` | peak MiB |")
     print("|---|---|---|---|---|---|")
     for title, ran, wall, cpu, ratio, peak in rows:

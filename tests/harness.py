@@ -87,9 +87,8 @@ def dialogues(wanted: str, unwanted: str, count: int = 18) -> str:
     for i, thing in enumerate(_THINGS[:count]):
         info = "dialogue counter" if i % 6 == 5 else "dialogue"
         yes, no = (unwanted, wanted) if i % 6 == 5 else (wanted, unwanted)
-        blocks.append(
-            f"```{info}\nUser: My {thing} troubles me today.\nAssistant: {yes.format(thing)}\nNot: {no.format(thing)}\n```\n"
-        )
+        replies = f"Assistant: {yes.format(thing)}\nNot: {no.format(thing)}"
+        blocks.append(f"```{info}\nUser: My {thing} troubles me today.\n{replies}\n```\n")
     return "\n".join(blocks)
 
 

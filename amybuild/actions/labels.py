@@ -34,8 +34,9 @@ class LabelRules:
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: nodes. params: the fields of `LabelRules`. Writes labels.jsonl, {"id", "labels": {concept: 1 | -1}} in the
-    order of ids, and card.json.
+    """inputs: nodes. params: the fields of `LabelRules`. Writes labels.jsonl and card.json.
+
+    labels.jsonl holds {"id", "labels": {concept: 1 | -1}} in the order of ids, for texts with a label.
 
     Per concept a text is positive at a score of min_score or more, negative when the concept is neither among its tags
     (a score of 0 counts as absent) nor named in the text more than max_negative_mentions times, else unlabelled. A text

@@ -26,7 +26,7 @@ class TaggedText:
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: nodes. params: min_chars 40. Writes texts.jsonl, {"id", "node", "text"} in the order of ids, and card.json."""
+    """inputs: nodes. params: min_chars 40. Writes texts.jsonl ({"id", "node", "text"}, by id) and card.json."""
     texts, short = collect(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"), least_chars(ctx.params))
     if not texts:
         remedy = "choose other nodes with 'query', or lower 'min_chars' in the recipe"

@@ -133,9 +133,7 @@ def measure(data: Labelled, estimator: Callable[[Any, Any], Any], ctx: ActionCon
     for done, (concept, marks) in enumerate(data.marks.items()):
         ctx.progress(done, len(data.marks))
         fold = folds(data.ids, marks)
-        quality[concept] = {
-            layer: cross_validated_auc(x, marks, fold, estimator) for layer, x in data.rows.items()
-        }
+        quality[concept] = {layer: cross_validated_auc(x, marks, fold, estimator) for layer, x in data.rows.items()}
     ctx.progress(len(data.marks), len(data.marks))
     return quality
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -74,14 +75,15 @@ class LocalExecutor:
         self.jobs, self.keep_going, self.compare = max(1, jobs), keep_going, compare
         self.host, self.source_digest = host, source_digest
         self.stop = threading.Event()
+        self.outcome = Outcome()
 
     def emit(self, kind: str, action: str = "", **fields: Any) -> None:
         with self._sink_lock:
             self._sink(Event(kind, action, fields))
 
     def run(self, actions: Mapping[str, Action], identity: Identity, forced: frozenset[str] = frozenset()) -> Outcome:
-        """Bring every action of a selection (in topological order) up to date."""
-        outcome = Outcome()
+        """Bring every action of a selection (in topological order) up to date. `self.outcome` grows as it goes."""
+        outcome = self.outcome = Outcome()
         waiting = dict(actions)
         running: dict[Future[Done], Action] = {}
         pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="action")
@@ -249,6 +251,8 @@ def _expected(error: Exception, action: str) -> ActionError:
     """What a user sees of an exception that nobody turned into an `AmyError`."""
     if isinstance(error, MemoryError):
         return ActionError("out of memory", where=action, remedy="a smaller batch, or a machine with more memory")
-    what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    remedy = "unexpected: run with AMYBUILD_TRACEBACK=1 and report what it prints"
+    # its message is not shown: it may quote what the action was reading
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
+    remedy = "run with AMYBUILD_TRACEBACK=1 to see all of it, and report it"
     return ActionError(what, where=action, remedy=remedy)

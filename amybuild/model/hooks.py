@@ -34,9 +34,7 @@ def decoder_blocks(model: Any) -> Any:
 
 
 @contextmanager
-def capture(
-    model: Any, layers: Sequence[int], read: Callable[[Any], Any] | None = None
-) -> Iterator[dict[int, Any]]:
+def capture(model: Any, layers: Sequence[int], read: Callable[[Any], Any] | None = None) -> Iterator[dict[int, Any]]:
     """Inside the block every forward pass fills the dict: layer (0-based) -> read(output of that block).
 
     The output is the residual stream [batch, tokens, hidden] as the block leaves it: for the last block this is before

@@ -199,6 +199,16 @@ def _check_analogies(tasks: Mapping[str, Task]) -> None:
 
 def load(file: Path, variant: Variant = Variant()) -> Persona:
     """Read and check a Personafile, with a variant's changes applied."""
+    try:
+        return _load(file, variant)
+    except InputError as error:
+        if not variant.sets:
+            raise
+        sets = " ".join(f"--set {one}" for one in variant.sets)
+        raise InputError(error.what, where=f"{error.where} (with {sets})", remedy=error.remedy) from None
+
+
+def _load(file: Path, variant: Variant) -> Persona:
     data, text = read_toml(file)
     for assignment in variant.sets:
         _set(data, assignment)

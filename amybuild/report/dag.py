@@ -38,7 +38,7 @@ def render(actions: Mapping[str, Action], form: str, by_action: bool) -> str:
     if form == "mermaid":
         all_names = dict.fromkeys([*graph, *(b for needs in graph.values() for b in needs)])
         ids = {name: f"n{i}" for i, name in enumerate(all_names)}
-        rows = ["  {}[\"{}\"]".format(ids[name], name.replace('"', "#quot;")) for name in all_names]
+        rows = ['  {}["{}"]'.format(ids[name], name.replace('"', "#quot;")) for name in all_names]
         rows += [f"  {ids[b]} --> {ids[a]}" for a, needs in graph.items() for b in needs]
         return "\n".join(["graph LR", *rows])
     width = max(map(len, graph), default=0)

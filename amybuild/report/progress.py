@@ -147,6 +147,11 @@ class JsonLines:
         fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in event.fields.items()}
         print(json.dumps({"event": event.kind, "action": event.action or None, **fields}, allow_nan=False), flush=True)
 
+    def summary(self, ran: list[str], hits: list[str], failed: list[str], build: str | None, seconds: float) -> None:
+        """The last line of every build."""
+        fields = {"ran": ran, "hits": hits, "failed": failed, "build": build, "seconds": round(seconds, 3)}
+        self(Event("summary", fields=fields))
+
     def close(self) -> None:
         """Nothing is held open."""
 

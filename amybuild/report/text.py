@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from amybuild.plan.explain import ActionReason, Explanation
+from amybuild.plan.explain import ActionReason, Explanation, as_json
 
 _DIFF_LINES = 24
 
@@ -114,3 +114,8 @@ def _root(one: ActionReason, text_of: Callable[[str], bytes | None]) -> str:
             if old is not None:
                 lines += [f"    {line}" for line in node_diff(old, new, change.name)]
     return "\n".join(lines)
+
+
+def explanation_json(result: Explanation) -> str:
+    """``--explain --json``."""
+    return json.dumps(as_json(result), indent=1)

@@ -15,7 +15,12 @@ CASES = [
     ("alpha = -0.5", "alpha = -0.5\nalhpa = 1", 2, ["unknown key 'alhpa'", "did you mean 'alpha'?"]),
     ('node = "pattern-listen"', 'node = "pattern-lisen"', 2, ["[task.listen] node", "did you mean 'pattern-listen'?"]),
     ("pattern-close#talk", "pattern-close#tlak", 2, ["[task.close]", "talk"]),
-    ('node = "pattern-listen"\nrecipe = "quick"', 'node = "pattern-listen"\nrecipe = "quik"', 2, ["did you mean 'quick'?"]),
+    (
+        'node = "pattern-listen"\nrecipe = "quick"',
+        'node = "pattern-listen"\nrecipe = "quik"',
+        2,
+        ["did you mean 'quick'?"],
+    ),
     ('node = "pattern-listen"\nrecipe = "quick"', 'node = "pattern-listen"\nrecipe = "caa"', 2, ["for steer targets"]),
     ('node = "pattern-listen"\n', "", 2, ["[task.listen]", "exactly one of node, query, analogy"]),
     ('node = "pattern-listen"', 'query = "key:nothing-*"', 2, ["[task.listen] query", "matches no node"]),
@@ -43,7 +48,12 @@ CASES = [
         2,
         ["a cycle: a -> b -> a"],
     ),
-    ("[steer.joy]", '[task.a]\nanalogy = {a="x", b="listen", c="close"}\nrecipe="quick"\n[steer.joy]', 2, ["no task 'x'"]),
+    (
+        "[steer.joy]",
+        '[task.a]\nanalogy = {a="x", b="listen", c="close"}\nrecipe="quick"\n[steer.joy]',
+        2,
+        ["no task 'x'"],
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong stays small: failed gates, kills, signals, full disks; nothing cached is lost, nothing half-done counts."""
+"""What goes wrong stays small: failed gates, kills, signals, full disks. Nothing cached is lost, nothing half done."""
 
 from __future__ import annotations
 

@@ -66,3 +66,16 @@ def test_graph_in_every_form(built: Space) -> None:
     assert built.run("graph", "--format", "mermaid").out.startswith("graph LR")
     data = json.loads(built.run("graph", "--actions", "--format", "json").out)
     assert ["task.listen/train", "checkpoint/link"] in data["edges"]
+
+
+def test_locked_notices_what_only_a_build_can_tell(built: Space) -> None:
+    import shutil
+
+    assert built.run("pin").code == 0
+    before = (built.product / "persona.json").read_bytes()
+    built.edit("recipes/quick.toml", "steps = 3", "steps = 2")
+    shutil.rmtree(built.root / "cache")
+    result = built.run("--locked")
+    assert result.code == 3
+    assert "is not what is pinned" in result.err
+    assert (built.product / "persona.json").read_bytes() == before

@@ -20,7 +20,9 @@ def test_the_first_build_runs_everything_and_the_second_nothing(space: Space) ->
 
 
 def test_one_edited_dialogue_retrains_one_behaviour(built: Space) -> None:
-    built.edit("memory/pattern-listen.md", "Assistant: What is it about the boat that", "Assistant: Which part of the boat")
+    built.edit(
+        "memory/pattern-listen.md", "Assistant: What is it about the boat that", "Assistant: Which part of the boat"
+    )
     assert built.build().ran == ALL_OF_LISTEN | JOIN
 
 
@@ -123,7 +125,8 @@ def test_variants_have_their_own_hash_and_the_declared_one_comes_back(built: Spa
 
 
 def test_an_analogy_is_a_target_like_any_other(built: Space) -> None:
-    extra = '[task.mixed]\nanalogy = { a = "close", b = "listen", c = "close" }\nalpha = 0.3\nrecipe = "quick"\n\n[steer.joy]'
+    extra = '[task.mixed]\nanalogy = { a = "close", b = "listen", c = "close" }\nalpha = 0.3\nrecipe = "quick"\n'
+    extra += "\n[steer.joy]"
     built.edit("Personafile.toml", "[steer.joy]", extra)
     assert built.build().ran == {"task.mixed/combine", "task.mixed/verify"} | JOIN
 

@@ -84,3 +84,12 @@ def test_out_goes_where_it_is_told_but_never_over_something_else(built: Space) -
     assert refused.code == 2
     assert "no product" in refused.err
     assert (built.root / "precious" / "thesis.txt").read_text() == "1"
+
+
+def test_a_swap_that_was_killed_half_way_is_taken_back(built: Space) -> None:
+    (built.product / "notes.txt").write_text("mine")
+    built.product.rename(built.product.parent / ".tess.old")
+    (built.product.parent / ".tess.new").mkdir()
+    assert built.build().ran == set()
+    assert (built.product / "notes.txt").read_text() == "mine"
+    assert [p.name for p in built.product.parent.iterdir()] == ["tess"]

@@ -41,7 +41,7 @@ def unrelated():
 def forgotten():
     return 1
 '''
-HELPERS = '''\
+HELPERS = """\
 import functools
 from pkg.bases import Base, plus
 
@@ -73,7 +73,7 @@ def scale(x):
 
 def quiet():
     return 0
-'''
+"""
 PACKAGE = {
     "__init__": "",
     "action": ACTION,

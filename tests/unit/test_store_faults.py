@@ -156,5 +156,3 @@ def test_a_disk_error_has_a_remedy(number: int) -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(FileNotFoundError), disk_errors("there"):
         raise FileNotFoundError(errno.ENOENT, "x")
-
-
