@@ -36,10 +36,12 @@ def run(ctx: ActionContext) -> None:
         if not rows:
             remedy = "add `Not:` turns to the node's dialogues" if learn == "rejected" else "add dialogues to the node"
             raise ActionError(f"no training example has a {learn} reply", where=ctx.action, remedy=remedy)
+        rival = LEARN[1 - LEARN.index(learn)]
+        others = {row.id: row for row in read_replies(corpus, base.tokenizer, reply=rival, max_tokens=longest)}
         replay = read_replies(ctx.inputs["neutral"] / "train.jsonl", base.tokenizer, max_tokens=longest)
         config = adapter_config(base.model, linear_modules(base.model), rank, alpha, rslora)
         with attached(base.model, rank=rank, alpha=alpha, rslora=rslora, seed=ctx.seed("lora_a")) as pairs:
-            curve = train(base, pairs, rows, replay, settings, ctx.seed, ctx.progress)
+            curve = train(base, pairs, rows, others, replay, settings, ctx.seed, ctx.progress)
             write_adapter(ctx.out, pairs, config)
             count = sum(a.numel() + b.numel() for a, b in pairs.values())
     write_lines(ctx.out / "curve.jsonl", curve)

@@ -15,7 +15,7 @@ from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
 _CORPUS = ("heldout", "min_examples")
 _TRAIN = (
     *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
-    *("warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
+    *("margin_weight", "margin_beta", "warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
 )
 _VERIFY = ("max_tokens", "dtype", "device", "threads")
 _TEXTS = ("min_chars",)

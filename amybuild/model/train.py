@@ -1,4 +1,4 @@
-"""The training loop: NLL on the replies plus KL to the base on neutral text, deterministic for a seed."""
+"""The training loop: NLL on replies, a margin over rejected ones, KL to the base on neutral text; deterministic."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Settings:
     batch: int = 8
     replay_batch: int = 4
     kl_weight: float = 1.0
+    margin_weight: float = 0.0
+    margin_beta: float = 3.0
     lr: float = 5e-4
     warmup: float = 0.1
     schedule: str = "linear"
@@ -46,7 +48,7 @@ class Settings:
             raise InputError(
                 f"unknown schedule {found.schedule!r}", where="schedule", remedy=f"one of {', '.join(SCHEDULES)}"
             )
-        least = {"steps": 1, "batch": 1, "replay_batch": 0, "kl_weight": 0, "warmup": 0, "clip": 0}
+        least = {"steps": 1, "batch": 1, "replay_batch": 0, "kl_weight": 0, "margin_weight": 0, "warmup": 0, "clip": 0}
         for name, low in least.items():
             if getattr(found, name) < low:
                 raise InputError(f"{getattr(found, name)} is too small", where=name, remedy=f"at least {low}")
@@ -100,14 +102,17 @@ def train(
     base: Loaded,
     pairs: Mapping[str, tuple[Any, Any]],
     rows: Sequence[Encoded],
+    others: Mapping[str, Encoded],
     replay: Sequence[Encoded],
     settings: Settings,
     seed: Callable[[str], int],
     progress: Callable[..., None],
 ) -> list[dict[str, float]]:
-    """Train the factors in place by AdamW; returns the curve, one row per step (loss, nll, kl, grad_norm, lr).
+    """Train the factors in place by AdamW; returns the curve, one row per step (loss, nll, preference, kl, …).
 
-    pairs: {module: (A, B)} attached to base.model (`lora.attached`), all B zero. replay: neutral replies; on these the
+    pairs: {module: (A, B)} attached to base.model (`lora.attached`), all B zero. others: by the id of a row, the reply
+    that its own is preferred to; for these margin_weight * -log sigmoid(margin_beta * gap) is added, gap = the
+    difference of their mean log p per token (SimPO, arXiv 2405.14734). replay: neutral replies; on these the
     loss is kl_weight * KL(base || model), which is what keeps a vector narrow (mixing in other text alone does not).
     Raises ActionError when the loss stops being a number or exceeds `explode`, naming the step.
     """
@@ -129,13 +134,14 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
-        nll = _nll(base, [rows[i] for i in choice([len(r.ids) for r in rows], settings.batch, seed("order"), step)])
+        chosen = [rows[i] for i in choice([len(r.ids) for r in rows], settings.batch, seed("order"), step)]
+        nll, preference = _replies(base, chosen, others if settings.margin_weight > 0 else {}, settings)
         kl = 0.0
         if replayed:
             drawn = choice([len(r.ids) for r in replay], replayed, seed("replay"), step)
             kl = _kl(base, [replay[i] for i in drawn], [states[i] for i in drawn], settings.kl_weight)
         norm = float(torch.nn.utils.clip_grad_norm_(factors, settings.clip or math.inf))
-        loss = nll + settings.kl_weight * kl
+        loss = nll + settings.margin_weight * preference + settings.kl_weight * kl
         if not math.isfinite(loss) or not math.isfinite(norm) or loss > settings.explode:
             raise ActionError(
                 f"the loss is {loss:.3g} at step {step + 1} of {settings.steps} (gradient norm {norm:.3g})",
@@ -143,22 +149,37 @@ def train(
                 remedy="lower lr, or raise warmup, in the recipe or the target's table",
             )
         optimizer.step()
-        curve.append({"step": step + 1, "loss": loss, "nll": nll, "kl": kl, "grad_norm": norm, "lr": lr})
+        row = {"step": step + 1, "loss": loss, "nll": nll, "preference": preference, "kl": kl}
+        curve.append({**row, "grad_norm": norm, "lr": lr})
         progress(step + 1, settings.steps, loss=loss)
     return curve
 
 
-def _nll(base: Loaded, rows: Sequence[Encoded]) -> float:
-    """Backward of the mean NLL per reply token (nats); returns it."""
+def _replies(
+    base: Loaded, rows: Sequence[Encoded], others: Mapping[str, Encoded], settings: Settings
+) -> tuple[float, float]:
+    """Backward of the mean NLL per reply token and of the weighted preference; returns both, unweighted."""
     import torch
 
-    total, count = 0.0, sum(len(row.labels) for row in rows)
-    for part in batches(base, rows, PART_TOKENS):
-        logits, targets, _ = reply_logits(base, [rows[i] for i in part])
-        loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / count
+    nll, preference, tokens = 0.0, 0.0, sum(len(row.labels) for row in rows)
+    paired = sum(row.id in others for row in rows)
+    # both replies of a pair must be in one pass, and share its context there
+    for part in batches(base, rows, PART_TOKENS * 2 // 3 if paired else PART_TOKENS):
+        chosen = [rows[i] for i in part]
+        rivals = [others[row.id] for row in chosen if row.id in others]
+        logits, targets, _ = reply_logits(base, [*chosen, *rivals])
+        logp = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        replies = torch.split(logp, [len(row.labels) for row in [*chosen, *rivals]])
+        loss = first = -torch.cat(replies[: len(chosen)]).sum() / tokens
+        if rivals:
+            own = [mine.mean() for row, mine in zip(chosen, replies, strict=False) if row.id in others]
+            gaps = torch.stack(own) - torch.stack([rival.mean() for rival in replies[len(chosen) :]])
+            second = torch.nn.functional.softplus(-settings.margin_beta * gaps).sum() / paired
+            loss = first + settings.margin_weight * second
+            preference += float(second.detach())
         loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+        nll += float(first.detach())
+    return nll, preference
 
 
 def _kl(base: Loaded, rows: Sequence[Encoded], states: Sequence[Any], weight: float) -> float:

@@ -50,6 +50,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "batch": Field(int, 8, **_at_least(1)),
         "replay_batch": Field(int, 4, **_at_least(0)),
         "kl_weight": Field(float, 1.0, **_at_least(0)),
+        "margin_weight": Field(float, 0.0, **_at_least(0)),
+        "margin_beta": Field(float, 3.0, **_above(0)),
         "lr": Field(float, 5e-4, **_above(0)),
         "schedule": Field(str, "linear", **_one_of("linear", "cosine", "constant")),
         "warmup": Field(float, 0.1, ok=lambda v: 0 <= v < 1, rule="must be a share of the steps, 0 <= warmup < 1"),

@@ -141,7 +141,7 @@ def run_training(path: Path, settings: Settings, seed: int = 3) -> tuple[list[di
         load_base(path) as base,
         attached(base.model, rank=4, alpha=8.0, rslora=False, seed=seed) as pairs,
     ):
-        curve = train(base, pairs, ROWS, ROWS[:2], settings, lambda purpose: seed, lambda *_, **__: None)
+        curve = train(base, pairs, ROWS, {}, ROWS[:2], settings, lambda purpose: seed, lambda *_, **__: None)
         return curve, {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in pairs.items()}
 
 
