@@ -251,6 +251,8 @@ def _expected(error: Exception, action: str) -> ActionError:
     """What a user sees of an exception that nobody turned into an `AmyError`."""
     if isinstance(error, MemoryError):
         return ActionError("out of memory", where=action, remedy="a smaller batch, or a machine with more memory")
+    if isinstance(error, OSError) and error.strerror:
+        return ActionError(error.strerror, where=str(error.filename or action), remedy="mend that and build again")
     # its message is not shown: it may quote what the action was reading
     frame = traceback.extract_tb(error.__traceback__)[-1]
     what = f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"

@@ -204,7 +204,7 @@ def load(file: Path, variant: Variant = Variant()) -> Persona:
     except InputError as error:
         if not variant.sets:
             raise
-        sets = " ".join(f"--set {one}" for one in variant.sets)
+        sets = " ".join(f"--set {one[:60]}" for one in variant.sets)
         raise InputError(error.what, where=f"{error.where} (with {sets})", remedy=error.remedy) from None
 
 

@@ -240,9 +240,8 @@ def test_without_keep_going_nothing_new_starts(world: World) -> None:
 @pytest.mark.parametrize(
     ("error", "what"),
     [
-        (ValueError("first\nsecond"), "ValueError: first"),
-        (KeyError(), "KeyError: no message"),
-        (ValueError("\n"), "ValueError: "),
+        (ValueError("words of a memory"), "unexpected ValueError in test_executor.py, line "),
+        (KeyError(), "unexpected KeyError in test_executor.py"),
         (MemoryError(), "out of memory"),
         (OSError(28, "No space left on device"), "the disk is full"),
         (OSError(5, "Input/output error"), "cannot write: Input/output error"),
@@ -257,6 +256,7 @@ def test_any_exception_is_an_action_error(world: World, error: Exception, what: 
     found = outcome.failed["a/x"]
     assert isinstance(found, ActionError)
     assert what in found.what
+    assert "memory" not in found.what or isinstance(error, MemoryError)  # a message may quote what was read
     assert found.remedy
     assert world.build(graph(action("a/x"))).ran == ["a/x"]
 
