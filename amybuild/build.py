@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +138,20 @@ def _data(root: Path, names: tuple[str, ...]) -> dict[str, str]:
     return {f"file:{name}": digest_file(root / name) for name in names}
 
 
+_IMPORTS = threading.Lock()
+
+
+def rule_function(rule: str) -> Callable[[Any], None]:
+    """Import a rule's function and its libraries, one thread at a time: two threads that import modules which need
+    each other can be handed a half-made one."""
+    module, _, function = RULES[rule].entry.partition(":")
+    with _IMPORTS:
+        for library in RULES[rule].libraries:
+            importlib.import_module(library)
+        found: Callable[[Any], None] = getattr(importlib.import_module(module), function)
+    return found
+
+
 def run_action(action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
     """Import the rule's function (only now: it may bring torch) and call it."""
     from amybuild.actions.context import ActionContext
@@ -145,8 +160,7 @@ def run_action(action: Action, key: str, inputs: Mapping[str, Path], out: Path, 
     # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    module, _, function = RULES[action.rule].entry.partition(":")
-    run = getattr(importlib.import_module(module), function)
+    run = rule_function(action.rule)
     run(ActionContext(action.id, key, action.params, inputs, out, progress))
 
 

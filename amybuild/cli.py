@@ -185,13 +185,19 @@ def _run(project: Any, nothing: bool, args: argparse.Namespace) -> int:
     if args.json:
         sink.summary(summary.ran, summary.hits, failed, summary.build, seconds)
     elif not args.quiet:
-        for warning in summary.warnings if summary.ran else ():
-            print(f"warning: {warning}", file=sys.stderr)
+        _warn(summary.warnings if summary.ran else ())
         if summary.info and (summary.ran or summary.published):
             text = behaviours(summary.info.get("verification", {}))
             print(text + "\n" if text else "", end="")
         print(_last_line(summary, duration(seconds), duration(summary.saved)), file=sys.stderr)
     return 1 if failed else 0
+
+
+def _warn(warnings: Sequence[str], shown: int = 3) -> None:
+    for warning in warnings[:shown]:
+        print(f"warning: {warning}", file=sys.stderr)
+    if len(warnings) > shown:
+        print(f"warning: … and {len(warnings) - shown} more", file=sys.stderr)
 
 
 def _last_line(summary: Any, seconds: str, saved: str) -> str:
