@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -135,13 +137,15 @@ def test_kl_is_zero_for_the_base_and_positive_else(tmp_path: Path) -> None:
     torch.testing.assert_close(kl_per_token(p, q), expected)
 
 
-def run_training(path: Path, settings: Settings, seed: int = 3) -> tuple[list[dict[str, float]], dict[str, Any]]:
+def run_training(
+    path: Path, settings: Settings, seed: int = 3, others: Mapping[str, Encoded] | None = None
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
     with (
         deterministic(threads=1),
         load_base(path) as base,
         attached(base.model, rank=4, alpha=8.0, rslora=False, seed=seed) as pairs,
     ):
-        curve = train(base, pairs, ROWS, {}, ROWS[:2], settings, lambda purpose: seed, lambda *_, **__: None)
+        curve = train(base, pairs, ROWS, others or {}, ROWS[:2], settings, lambda purpose: seed, lambda *_, **__: None)
         return curve, {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in pairs.items()}
 
 
@@ -163,6 +167,33 @@ def test_the_kl_term_keeps_the_model_near_the_base(tmp_path: Path) -> None:
     free, _ = run_training(path, Settings(steps=12, batch=4, replay_batch=2, kl_weight=1e-6, lr=5e-3))
     held, _ = run_training(path, Settings(steps=12, batch=4, replay_batch=2, kl_weight=20.0, lr=5e-3))
     assert held[-1]["kl"] < free[-1]["kl"] / 2
+
+
+def test_the_margin_term_prefers_the_wanted_reply_and_its_value_is_the_formula(tmp_path: Path) -> None:
+    path = make_tiny_base(tmp_path / "base")
+    # two replies to one context: [9, 8, 7] + either
+    wanted = Encoded("pair", (9, 8, 7, 40, 41, 42), 3, 6)
+    rival = Encoded("pair", (9, 8, 7, 60, 61), 3, 5)
+    with load_base(path) as base:
+        own, other = reply_scores(base, [wanted, rival])
+    expected = math.log1p(math.exp(-2.0 * (own.per_token - other.per_token)))
+    settings = Settings(steps=8, batch=1, replay_batch=0, kl_weight=0.0, margin_weight=3.0, margin_beta=2.0, lr=5e-3)
+
+    def last(margin_weight: float) -> tuple[float, float]:
+        release()
+        with (
+            deterministic(threads=1),
+            load_base(path) as base,
+            attached(base.model, rank=4, alpha=8.0, rslora=False, seed=3) as pairs,
+        ):
+            used = dataclasses.replace(settings, margin_weight=margin_weight)
+            curve = train(base, pairs, [wanted], {"pair": rival}, [], used, lambda _: 3, lambda *_, **__: None)
+            a, b = reply_scores(base, [wanted, rival])
+            return curve[0]["preference"], a.per_token - b.per_token
+
+    first, gap = last(3.0)
+    assert first == pytest.approx(expected, rel=1e-4)
+    assert gap > last(0.0)[1]
 
 
 def test_a_loss_that_explodes_names_its_step(tmp_path: Path) -> None:
