@@ -72,7 +72,8 @@ def main() -> None:
         (work / name).write_text(text.replace(old, new, 1))
         return text
 
-    run("from nothing")
+    if not args.keep_cache:
+        run("from nothing")
     run("again")
     run("--explain", "--explain")
     node = "memory/pattern-listening-as-avoidance.md"
