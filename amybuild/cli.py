@@ -240,7 +240,7 @@ def _graph(argv: Sequence[str]) -> int:
     from amybuild.report.dag import render
 
     project = Project(Options(file=Path(args.file), targets=tuple(args.targets)))
-    print(render(project.actions, "json" if args.json else args.format, args.actions))
+    print(render(project.actions, "json" if args.json else args.format, args.actions, project.graph.whole))
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from amybuild.plan.plan import Action
 
@@ -25,9 +25,12 @@ def edges(actions: Mapping[str, Action], by_action: bool) -> dict[str, list[str]
     return found
 
 
-def render(actions: Mapping[str, Action], form: str, by_action: bool) -> str:
-    """The graph in one of the forms of ``amybuild graph --format``."""
+def render(actions: Mapping[str, Action], form: str, by_action: bool, product: Iterable[str] = ()) -> str:
+    """The graph in one of the forms of ``amybuild graph --format``. `product`: the actions the product is made of."""
     graph = edges(actions, by_action)
+    if "persona" in graph:
+        parts = [actions[id].target for id in product if id in actions]
+        graph["persona"] += [part for part in parts if part not in (*graph["persona"], "persona")]
     if form == "json":
         pairs = [[b, a] for a, needs in graph.items() for b in needs]
         return json.dumps({"schema": 1, "nodes": list(graph), "edges": pairs}, indent=1)

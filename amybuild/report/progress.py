@@ -33,11 +33,15 @@ class Clock:
     def __init__(self, expected: float | None) -> None:
         self.began = time.monotonic()
         self.expected = expected
+        self.first: tuple[int, float] | None = None  # loading comes before the first step and says nothing of the pace
 
     def left(self, done: int, total: int) -> float | None:
-        spent = time.monotonic() - self.began
-        if done and total and spent > 1:
-            return spent * (total - done) / done
+        now = time.monotonic()
+        spent = now - self.began
+        if done and self.first is None:
+            self.first = (done, now)
+        if self.first is not None and done > self.first[0]:
+            return (now - self.first[1]) * (total - done) / (done - self.first[0])
         return None if self.expected is None else max(0.0, self.expected - spent)
 
 
@@ -66,9 +70,9 @@ class PlainLines:
             self._line(f"{self._count()} {action}" + (f"  (last time {duration(expected)})" if expected else ""))
         elif event.kind == "progress":
             now = time.monotonic()
+            left = self.clocks[action].left(fields["done"], fields["total"])
             if now - self.told.get(action, 0) >= _EVERY:
                 self.told[action] = now
-                left = self.clocks[action].left(fields["done"], fields["total"])
                 tail = f"  {duration(left)} left" if left is not None else ""
                 self._line(f"{self._count()} {action}  {fields['done']}/{fields['total']}  {_numbers(fields)}{tail}")
         elif event.kind == "done":

@@ -61,7 +61,9 @@ def test_the_lock_of_a_build_does_not_depend_on_when_or_where(built: Space) -> N
 
 
 def test_graph_in_every_form(built: Space) -> None:
-    assert "memory:pattern-listen" in built.run("graph").out
+    text = built.run("graph").out
+    assert "memory:pattern-listen" in text
+    assert "readout" in text.splitlines()[-1]  # the persona is made of it
     assert built.run("graph", "--format", "dot").out.startswith("digraph")
     assert built.run("graph", "--format", "mermaid").out.startswith("graph LR")
     data = json.loads(built.run("graph", "--actions", "--format", "json").out)

@@ -188,9 +188,11 @@ def test_time_left_comes_from_the_last_run_until_there_is_a_pace(monkeypatch: py
     clock = Clock(30.0)
     now[0] = 10.0
     assert clock.left(0, 5) == 20.0
-    assert clock.left(1, 5) == 40.0
+    assert clock.left(1, 5) == 20.0  # one step says when it began, not how long it takes
+    now[0] = 14.0
+    assert clock.left(3, 5) == 4.0
     now[0] = 40.0
-    assert clock.left(0, 5) == 0.0
+    assert Clock(30.0).left(0, 5) == 30.0
     assert Clock(None).left(0, 0) is None
 
 
