@@ -102,6 +102,10 @@ def _one_base(name: str, table: Table) -> Base:
     if kind == "hub" and not fields["revision"]:
         remedy = 'add revision = "<commit hash>", so that a build means the same tomorrow'
         raise table.fail("a hub base needs a pinned revision", "hub", remedy)
+    if kind == "hub" and not re.fullmatch(r"[0-9a-f]{40}", fields["revision"]):
+        raise table.fail(
+            "must be a commit, 40 hex digits", "revision", "a branch or tag can mean another model tomorrow"
+        )
     if kind == "wheel" and "==" not in fields["wheel"]:
         raise table.fail("a wheel base needs an exact version", "wheel", 'write it as "name==1.2.3"')
     if kind == "wheel" and not fields["file"]:

@@ -30,6 +30,7 @@ CASES = [
     ('path = "models/tiny"', 'path = "memory"', 1, ["base.tiny/import"]),
     ('path = "models/tiny"', 'path = "models/tiny"\nhub = "a/b"', 2, ["exactly one of wheel, hub, path"]),
     ('path = "models/tiny"', 'hub = "a/b"', 2, ["pinned revision"]),
+    ('path = "models/tiny"', 'hub = "a/b"\nrevision = "main"', 2, ["[base.tiny] revision", "40 hex digits"]),
     ('path = "models/tiny"', 'wheel = "x"\nfile = "y"', 2, ["exact version"]),
     ('base = "tiny"', 'base = "tinny"', 2, ["no [base.tinny]", "did you mean 'tiny'?"]),
     ('source = "memory"', 'source = "memories"', 2, ["memories"]),
