@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--keep-cache", action="store_true", help="start from the cache that is in --work")
     args = parser.parse_args()
     work = args.work or Path(tempfile.mkdtemp(prefix="amybuild-bench-"))
+    if work.resolve() == ROOT:
+        raise SystemExit("--work must not be the project itself: its memory is edited")
     for name in ("memory", "recipes"):
         shutil.rmtree(work / name, ignore_errors=True)
         shutil.copytree(ROOT / name, work / name)
