@@ -110,3 +110,11 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_repeats_the_first_sentence_of_every_module() -> None:
+    readme = (ROOT.parent / "README.md").read_text()
+    for path in FILES:
+        if path.name != "__init__.py":
+            first = (ast.get_docstring(ast.parse(path.read_bytes())) or "").split("\n\n")[0].replace("\n", " ")
+            assert first.rstrip(".") in readme, path.name
