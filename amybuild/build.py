@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import os
 import sys
@@ -233,6 +234,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     keys = {id: record.key for id, record in records.items()}
     hash = build_hash(persona.name, outputs)
     record = history.read(hash)
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     stamp = history.product(folder)
     summary.build, summary.product = hash, folder
     changed = intact(folder, stamp.get("files", {}))
@@ -244,9 +246,9 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         base = outputs[f"base.{persona.base.name}/import"]
         pairs = {id: (keys[id], outputs[id]) for id in outputs}
         record = BuildRecord(hash, persona.name, now, pairs, graph["digest"], base, variant, info)
-        history.add(record)
+        history.add(record, when)
     elif not history.log() or history.log()[-1][1] != hash:
-        history.add(record)
+        history.add(record, when)
     summary.info = record.info
     if stamp.get("build") == hash and stamp.get("files") and not changed:
         return

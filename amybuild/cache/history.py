@@ -94,7 +94,8 @@ class History:
 
     # builds
 
-    def add(self, build: BuildRecord) -> None:
+    def add(self, build: BuildRecord, when: str | None = None) -> None:
+        """Record a build, and a line of the log: it became the current one at `when` (default: when it was made)."""
         data = {
             "schema": SCHEMA,
             "hash": build.hash,
@@ -107,7 +108,7 @@ class History:
             "info": build.info,
         }
         write_atomic(self._builds / f"{build.hash}.json", canonical(data))
-        line = [build.time, build.hash, build.variant]
+        line = [when or build.time, build.hash, build.variant]
 
         def append(state: dict[str, Any]) -> None:
             if not state["log"] or state["log"][-1][1] != build.hash:
