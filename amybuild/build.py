@@ -238,7 +238,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     stamp = history.product(folder)
     summary.build, summary.product = hash, folder
     changed = intact(folder, stamp.get("files", {}))
-    if record is None or {id: k for id, (k, _) in record.actions.items()} != keys:
+    told = record is not None and {id: k for id, (k, _) in record.actions.items()} == keys
+    if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         graph = graph_digest(project)
         info = link_map(persona, project.store, hash, outputs, graph, keys)
         variant = " ".join(_variant_words(project.options.variant))
@@ -250,7 +251,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     elif not history.log() or history.log()[-1][1] != hash:
         history.add(record, when)
     summary.info = record.info
-    if stamp.get("build") == hash and stamp.get("files") and not changed:
+    if told and stamp.get("build") == hash and stamp.get("files") and not changed:
         return
     if stamp.get("build") == hash and changed:
         summary.restored = changed

@@ -41,8 +41,15 @@ def test_undoing_the_edit_runs_nothing_and_brings_the_old_product_back(built: Sp
 
 
 def test_a_typo_in_prose_trains_nothing(built: Space) -> None:
+    before = built.build().summary["build"]
     built.edit("memory/pattern-listen.md", "I ask before I mend.", "I ask before I mend things.")
-    assert built.build().ran == {"task.listen/corpus"}
+    typo = built.build()
+    assert typo.ran == {"task.listen/corpus"}
+    assert typo.summary["build"] == before
+    # the same build, and what lies in dist/ says what it is made of now
+    info = json.loads((built.product / "persona.json").read_text())
+    explained = {a["action"]: a["key"] for t in built.explain()["targets"] for a in t["actions"]}
+    assert {id: entry["key"] for id, entry in info["actions"].items()} == explained
 
 
 def test_prose_beside_a_section_is_not_read_at_all(built: Space) -> None:
