@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,15 @@ import pytest
 
 from amybuild.cache import store
 from tests.harness import Space
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    """Read a build's progress until `text` is in it."""
+    assert process.stderr is not None
+    deadline = time.monotonic() + 120
+    while text not in (line := process.stderr.readline()):
+        assert line, f"it ended with {process.wait()}"
+        assert time.monotonic() < deadline
 
 
 def test_a_failed_gate_fails_its_target_is_not_linked_and_not_cached(built: Space) -> None:
@@ -48,11 +58,7 @@ def test_a_variant_without_the_failing_vector_still_builds(built: Space) -> None
 def test_kill_9_in_the_middle_needs_no_unlock_and_keeps_what_was_done(space: Space) -> None:
     space.edit("recipes/quick.toml", "steps = 3", "steps = 400")
     process = space.spawn()
-    deadline = time.monotonic() + 90
-    assert process.stderr is not None
-    while "task.listen/train" not in process.stderr.readline():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
+    wait_for(process, "task.listen/train")
     process.kill()
     process.wait()
     space.edit("recipes/quick.toml", "steps = 400", "steps = 3")
@@ -65,10 +71,7 @@ def test_kill_9_in_the_middle_needs_no_unlock_and_keeps_what_was_done(space: Spa
 def test_ctrl_c_is_resumable_and_quiet(space: Space) -> None:
     space.edit("recipes/quick.toml", "steps = 3", "steps = 400")
     process = space.spawn()
-    assert process.stderr is not None
-    deadline = time.monotonic() + 90
-    while "task.listen/train" not in process.stderr.readline():
-        assert time.monotonic() < deadline
+    wait_for(process, "task.listen/train")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -156,9 +159,7 @@ def test_an_unwritable_cache_says_so(built: Space, monkeypatch: pytest.MonkeyPat
 def test_terminate_leaves_nothing_behind(space: Space) -> None:
     space.edit("recipes/quick.toml", "steps = 3", "steps = 400")
     process = space.spawn()
-    assert process.stderr is not None
-    while "task.listen/train" not in process.stderr.readline():
-        pass
+    wait_for(process, "task.listen/train")
     process.terminate()
     with contextlib.suppress(Exception):
         process.communicate(timeout=60)
