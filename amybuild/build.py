@@ -100,12 +100,10 @@ class Project:
         libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
         return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
 
-    def known(self, key: str) -> Known | None:
-        """The cached result under `key`, as the planner sees it."""
-        return known_of(self.cache.lookup(key))
-
     def plan(self) -> Plan:
-        return make_plan(self.actions, self.identity, self.known, self.forced)
+        """What is in the cache and what has to run. `--check` runs everything."""
+        forced = frozenset(self.actions) if self.options.check else self.forced
+        return make_plan(self.actions, self.identity, self.cache.lookup, forced)
 
     def explain(self) -> Explanation:
         """Why each selected action is stale or not. Reads only."""
@@ -183,15 +181,41 @@ def host() -> dict[str, Any]:
     return found
 
 
-def build(project: Project, sink: Sink) -> Summary:
-    """Bring the selected targets, and with the whole persona its product, up to date."""
+def build(project: Project, plan: Plan, sink: Sink) -> Summary:
+    """Bring what was planned, and with the whole persona its product, up to date."""
+    lock = read_lock(project.persona.file) if project.options.locked else None
+    if lock:
+        planned = plan.decisions.items()
+        check_locked(lock, {id: (d.manifest.key, d.output) for id, d in planned if d.manifest is not None})
+    summary = Summary(project.persona.name, warnings=project.warnings)
+    records = _reuse(project, plan, summary, sink) if plan.done else _execute(project, summary, sink)
+    if lock:
+        check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
+    summary.saved = sum(records[id].seconds for id in summary.hits)
+    if project.whole and not summary.failed and not summary.blocked:
+        _finish(project, records, summary, sink)
+    return summary
+
+
+def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record]:
+    """Everything is in the cache: the plan says where, and no executor is needed to say it again."""
+    records: dict[str, Record] = {}
+    for id, decision in plan.decisions.items():
+        found = project.cache.lookup(decision.manifest.key) if decision.manifest else None
+        assert found is not None
+        records[id] = found
+        sink(Event("hit", id, {"seconds": found.seconds}))
+    summary.hits = list(records)
+    project.history.note({id: record.key for id, record in records.items()})
+    project.memo.save()
+    return records
+
+
+def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record]:
+    """Run what the cache cannot answer."""
     from amybuild.execute.local import LocalExecutor
 
-    options, persona = project.options, project.persona
-    lock = read_lock(project.persona.file) if options.locked else None
-    if lock:
-        planned = project.plan().decisions.items()
-        check_locked(lock, {id: (d.manifest.key, d.output) for id, d in planned if d.manifest is not None})
+    options = project.options
     executor = LocalExecutor(
         project.store,
         project.cache,
@@ -211,18 +235,12 @@ def build(project: Project, sink: Sink) -> Summary:
         project.store.close()
         project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
         project.memo.save()
-    if lock:
-        check_locked(lock, {id: (r.key, r.output) for id, r in outcome.records.items()})
-    summary = Summary(
-        persona.name, outcome.ran, outcome.hits, outcome.failed, outcome.blocked, warnings=project.warnings
-    )
-    summary.saved = sum(outcome.records[id].seconds for id in outcome.hits)
+    summary.ran, summary.hits = outcome.ran, outcome.hits
+    summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if outcome.differs and options.check:
         names = ", ".join(outcome.differs)
         raise CheckError(f"another result than the cached one: {names}", remedy="see DESIGN.md, What is bit-exact")
-    if project.whole and not outcome.failed and not outcome.blocked:
-        _finish(project, outcome.records, summary, sink)
-    return summary
+    return outcome.records
 
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:

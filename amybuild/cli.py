@@ -128,7 +128,7 @@ def _build(argv: Sequence[str]) -> int:
     plan = project.plan()
     if args.dry_run:
         return _dry_run(plan, args)
-    return _run(project, plan.done and not args.check, args)
+    return _run(project, plan, args)
 
 
 def _explain(project: Any, args: argparse.Namespace) -> int:
@@ -170,14 +170,14 @@ def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
     return progress.LiveDisplay(total) if live else progress.PlainLines(total)
 
 
-def _run(project: Any, nothing: bool, args: argparse.Namespace) -> int:
+def _run(project: Any, plan: Any, args: argparse.Namespace) -> int:
     from amybuild.build import build
     from amybuild.report.text import behaviours, duration
 
     began = time.monotonic()
-    sink = _sink(args, len(project.actions), nothing)
+    sink = _sink(args, len(project.actions), plan.done)
     try:
-        summary = build(project, sink)
+        summary = build(project, plan, sink)
     finally:
         sink.close()
     seconds = time.monotonic() - began

@@ -31,7 +31,7 @@ class ActionCache:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._seen: dict[str, Record | None] = {}
+        self._seen: dict[str, Record] = {}
 
     def _path(self, key: str) -> Any:
         return self.store.root / "actions" / key[:2] / f"{key}.json"

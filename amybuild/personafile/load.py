@@ -25,9 +25,6 @@ class Variant:
     only: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
 
-    def __bool__(self) -> bool:
-        return bool(self.without or self.only or self.sets)
-
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     """A TOML file as (data, text); bad syntax is an `InputError` with the line."""

@@ -190,6 +190,3 @@ def as_json(explanation: Explanation) -> dict[str, object]:
             }
         )
     return {"schema": 1, "up_to_date": explanation.up_to_date, "targets": targets}
-
-
-__all__ = ["ActionReason", "Change", "Explanation", "as_json", "differences", "explain", "phrase"]

@@ -37,7 +37,7 @@ CASES = [
     ('source = "memory"', 'source = "stdio: cat"', 2, ["stdio"]),
     ('method = "ties"', 'method = "tiles"', 2, ["[link] method", "did you mean 'ties'?"]),
     ("density = 0.5", "density = 1.5", 2, ["[link] density", "(0, 1]"]),
-    ("layers = [1, 2]", "layers = [1, 99]", 1, ["99"]),
+    ("layers = [1, 2]", "layers = [1, 99]", 1, ["blocks from 0 to 2, not [1, 99]"]),
     ("layers = [1, 2]", 'layers = "top"', 2, ["[readout] layers"]),
     ('concepts = ["joy", "worry"]', 'concepts = ["joy", "wory"]', 1, ["wory", "did you mean 'worry'?"]),
     ('concepts = ["joy", "worry"]', "", 2, ["'concepts' is missing"]),
