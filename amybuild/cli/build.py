@@ -1,19 +1,19 @@
-"""The command line: parse, call one function, print, exit code."""
+"""`amybuild [TARGET…]`: build, dry run, explain."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from amybuild import __version__
-from amybuild.errors import AmyError, InputError, did_you_mean
+from amybuild.cli.common import common_options, enter
+from amybuild.errors import InputError
 
 _ABOUT = """\
 Build a personality: the memory graph says what it is, Personafile.toml maps its
@@ -37,16 +37,6 @@ exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --c
 """
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-f", "--file", metavar="FILE", default="Personafile.toml", help="the Personafile (default: Personafile.toml)"
-    )
-    parser.add_argument("-C", "--directory", metavar="DIR", help="go there first")
-    parser.add_argument("--no-color", action="store_true", help="no colours, no live display")
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors and results")
-    parser.add_argument("--json", action="store_true", help="results (and events) as JSON on stdout")
-
-
 def _build_parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -55,7 +45,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "targets", nargs="*", metavar="TARGET", help="task.NAME, steer.NAME, readout, checkpoint, persona (default)"
     )
-    _common(parser)
+    common_options(parser)
     add = parser.add_argument
     add("--explain", action="store_true", help="why each target is stale or not; builds nothing")
     add("--all", action="store_true", help="with --explain: every target, the fresh ones too")
@@ -118,8 +108,8 @@ def _options(args: argparse.Namespace) -> Any:
     )
 
 
-def _build(argv: Sequence[str]) -> int:
-    args = _enter(_build_parser(), argv)
+def run(argv: Sequence[str]) -> int:
+    args = enter(_build_parser(), argv)
     from amybuild.build import Project
 
     project = Project(_options(args))
@@ -128,7 +118,7 @@ def _build(argv: Sequence[str]) -> int:
     plan = project.plan()
     if args.dry_run:
         return _dry_run(plan, args)
-    return _run(project, plan, args)
+    return _execute(project, plan, args)
 
 
 def _explain(project: Any, args: argparse.Namespace) -> int:
@@ -170,7 +160,7 @@ def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
     return progress.LiveDisplay(total) if live else progress.PlainLines(total)
 
 
-def _run(project: Any, plan: Any, args: argparse.Namespace) -> int:
+def _execute(project: Any, plan: Any, args: argparse.Namespace) -> int:
     from amybuild.build import build
     from amybuild.report.text import behaviours, duration
 
@@ -211,162 +201,3 @@ def _last_line(summary: Any, seconds: str, saved: str) -> str:
         return f"{summary.persona} {word} ({len(summary.hits)} actions{build}, {seconds}){place}"
     reused = f"{len(summary.hits)} reused" + (f" (saved {saved})" if summary.hits else "")
     return f"{len(summary.ran)} ran, {reused} in {seconds}{build}{place}"
-
-
-def _enter(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse, and go where -C says."""
-    args = parser.parse_args(argv)
-    if args.directory:
-        try:
-            os.chdir(args.directory)
-        except OSError as error:
-            raise InputError(f"{error.strerror}: {args.directory}", where="-C") from None
-    return args
-
-
-def _command(name: str, about: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"amybuild {name}", description=about, allow_abbrev=False)
-    _common(parser)
-    return parser
-
-
-def _graph(argv: Sequence[str]) -> int:
-    parser = _command("graph", "The DAG of actions.")
-    parser.add_argument("targets", nargs="*", metavar="TARGET")
-    parser.add_argument("--format", choices=("text", "dot", "mermaid", "json"), default="text")
-    parser.add_argument("--actions", action="store_true", help="actions instead of targets")
-    args = _enter(parser, argv)
-    from amybuild.build import Options, Project
-    from amybuild.report.dag import render
-
-    project = Project(Options(file=Path(args.file), targets=tuple(args.targets)))
-    print(render(project.actions, "json" if args.json else args.format, args.actions, project.graph.whole))
-    return 0
-
-
-def _history(args: argparse.Namespace) -> Any:
-    from amybuild.versions import find_root, open_cache
-
-    return open_cache(find_root(Path(args.file)))[1]
-
-
-def _log(argv: Sequence[str]) -> int:
-    args = _enter(_command("log", "The builds made here, newest first."), argv)
-    history = _history(args)
-    names: dict[str, list[str]] = {}
-    for name, hash in history.names().items():
-        names.setdefault(hash, []).append(name)
-    rows = [{"time": t, "build": h, "variant": v, "names": names.get(h, [])} for t, h, v in reversed(history.log())]
-    if args.json:
-        print(json.dumps(rows, indent=1))
-    for row in [] if args.json else rows:
-        print("  ".join(filter(None, (row["build"][:12], row["time"], row["variant"], ", ".join(row["names"])))))
-    return 0
-
-
-def _show(argv: Sequence[str]) -> int:
-    parser = _command("show", "What a build is made of, and what was measured.")
-    parser.add_argument("build", nargs="?", metavar="BUILD", help="default: the last one")
-    args = _enter(parser, argv)
-    record = _history(args).find(args.build)
-    if args.json:
-        print(json.dumps(record.info, indent=1, sort_keys=True))
-        return 0
-    from amybuild.report.builds import show
-
-    print(show(record.info))
-    return 0
-
-
-def _diff(argv: Sequence[str]) -> int:
-    parser = _command("diff", "What differs between two builds: nodes, recipes, coefficients, measured behaviours.")
-    parser.add_argument("a", metavar="A")
-    parser.add_argument("b", metavar="B")
-    args = _enter(parser, argv)
-    from amybuild.report.builds import difference
-    from amybuild.versions import compare, find_root
-
-    result = compare(find_root(Path(args.file)), args.a, args.b)
-    print(json.dumps(result, indent=1) if args.json else difference(result))
-    return 0
-
-
-def _pin(argv: Sequence[str]) -> int:
-    parser = _command("pin", "Write Personafile.lock for a build.")
-    parser.add_argument("build", nargs="?", metavar="BUILD", help="default: the last one")
-    parser.add_argument("--name", help="a name for it, for checkout and diff")
-    args = _enter(parser, argv)
-    from amybuild.versions import pin
-
-    record, path = pin(Path(args.file), args.build, args.name or "")
-    if not args.quiet:
-        print(f"{path.name} pins build {record.hash[:12]}" + (f" as {args.name}" if args.name else ""), file=sys.stderr)
-    return 0
-
-
-def _checkout(argv: Sequence[str]) -> int:
-    parser = _command("checkout", "Put an earlier build back into dist/, without training.")
-    parser.add_argument("build", metavar="BUILD")
-    parser.add_argument("-o", "--out", metavar="DIR", help="put it there instead of dist/<persona>")
-    args = _enter(parser, argv)
-    from amybuild.versions import checkout, find_root
-
-    record, folder = checkout(find_root(Path(args.file)), Path(args.out) if args.out else None, args.build)
-    if not args.quiet:
-        print(f"build {record.hash[:12]} -> {os.path.relpath(folder)}", file=sys.stderr)
-    return 0
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "graph": _graph,
-    "log": _log,
-    "show": _show,
-    "diff": _diff,
-    "pin": _pin,
-    "checkout": _checkout,
-}
-
-
-def _split(argv: list[str]) -> tuple[str | None, list[str]]:
-    """The command, wherever it stands among the common options."""
-    takes_value = {"-f", "--file", "-C", "--directory"}
-    position = 0
-    while position < len(argv):
-        word = argv[position]
-        if word in COMMANDS:
-            return word, argv[:position] + argv[position + 1 :]
-        if not word.startswith("-"):
-            near = did_you_mean(word, COMMANDS) if "." not in word and "/" not in word else None
-            if near and word not in ("persona", "readout", "checkpoint"):
-                raise InputError(f"no command or target '{word}'", remedy=near)
-            return None, argv
-        position += 2 if word in takes_value else 1
-    return None, argv
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code."""
-    try:
-        command, rest = _split(list(sys.argv[1:] if argv is None else argv))
-        return (COMMANDS[command] if command else _build)(rest)
-    except AmyError as error:
-        print(f"amybuild: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("amybuild: interrupted; finished actions are kept", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 2
-
-
-def run() -> None:
-    """The console script. A polite kill ends like Ctrl-C: finished actions are kept, nothing half-done stays."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    run()

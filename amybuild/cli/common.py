@@ -1,0 +1,44 @@
+"""What every command shares: the options, going where -C says, and the project's history."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import InputError
+
+
+def common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-f", "--file", metavar="FILE", default="Personafile.toml", help="the Personafile (default: Personafile.toml)"
+    )
+    parser.add_argument("-C", "--directory", metavar="DIR", help="go there first")
+    parser.add_argument("--no-color", action="store_true", help="no colours, no live display")
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors and results")
+    parser.add_argument("--json", action="store_true", help="results (and events) as JSON on stdout")
+
+
+def command(name: str, about: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"amybuild {name}", description=about, allow_abbrev=False)
+    common_options(parser)
+    return parser
+
+
+def enter(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse, and go where -C says."""
+    args = parser.parse_args(argv)
+    if args.directory:
+        try:
+            os.chdir(args.directory)
+        except OSError as error:
+            raise InputError(f"{error.strerror}: {args.directory}", where="-C") from None
+    return args
+
+
+def builds(args: argparse.Namespace) -> Any:
+    from amybuild.versions import find_root, open_cache
+
+    return open_cache(find_root(Path(args.file)))[1]
