@@ -1,6 +1,6 @@
 """Writes the tree of modules, each with its first sentence, into README.md.
 
-    python bench/tree.py
+python bench/tree.py
 """
 
 from __future__ import annotations
