@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from amybuild.cache.store import Store, read_json, write_atomic
-from amybuild.digest import canonical
+from amybuild.cache.disk import seal, unseal, write_atomic
+from amybuild.cache.store import Store
 
 SCHEMA = 1
+_FIELDS = {"schema", "action", "rule", "key", "manifest", "output", "seconds", "finished", "host"}
 
 
 @dataclass(frozen=True)
@@ -26,49 +30,30 @@ class Record:
     host: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ActionCache:
-    """Records below ``actions/``; unreadable ones are misses."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        self._seen: dict[str, Record] = {}
-
-    def _path(self, key: str) -> Any:
-        return self.store.root / "actions" / key[:2] / f"{key}.json"
-
-    def record(self, key: str) -> Record | None:
-        """The record under `key`, whether or not its output is still here."""
-        data = read_json(self._path(key))
-        try:
-            if data["schema"] != SCHEMA or data["key"] != key:
-                return None
-            return Record(
-                action=str(data["action"]),
-                rule=str(data["rule"]),
-                key=key,
-                manifest=tuple((str(k), str(n), str(v)) for k, n, v in data["manifest"]),
-                output=str(data["output"]),
-                seconds=float(data["seconds"]),
-                finished=str(data["finished"]),
-                host=dict(data.get("host", {})),
-            )
-        except (TypeError, KeyError, ValueError, OverflowError):
+def parse_record(key: str, data: bytes | None) -> Record | None:
+    """The record under `key`, or None when these bytes are not it."""
+    found: Any = unseal(data) if data else None
+    try:
+        if found["schema"] != SCHEMA or found["key"] != key or not found.keys() <= _FIELDS:
             return None
+        return Record(
+            action=str(found["action"]),
+            rule=str(found["rule"]),
+            key=key,
+            manifest=tuple((str(k), str(n), str(v)) for k, n, v in found["manifest"]),
+            output=str(found["output"]),
+            seconds=float(found["seconds"]),
+            finished=str(found["finished"]),
+            host=dict(found.get("host", {})),
+        )
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
+        return None
 
-    def lookup(self, key: str) -> Record | None:
-        """The record under `key` if its output is whole in the store."""
-        found = self._seen.get(key)
-        if found is None:
-            found = self.record(key)
-            if found is not None and self.store.tree(found.output) is None:
-                found = None
-            if found is not None:
-                self._seen[key] = found
-        return found
 
-    def publish(self, record: Record) -> None:
-        """Write a record; its output must be in the store already (the index comes last)."""
-        data = {
+def render_record(record: Record) -> bytes:
+    """The bytes of a record."""
+    return seal(
+        {
             "schema": SCHEMA,
             "action": record.action,
             "rule": record.rule,
@@ -79,5 +64,84 @@ class ActionCache:
             "finished": record.finished,
             "host": dict(record.host),
         }
-        write_atomic(self._path(record.key), canonical(data))
-        self._seen[record.key] = record
+    )
+
+
+class ActionCache:
+    """Records below ``actions/``; unreadable ones are misses, and so are those whose output is not whole.
+
+    After `Store.begin` a result that was looked up or published is held until `Store.close`.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._read: dict[str, Record] = {}
+
+    def _path(self, key: str) -> str:
+        return f"{self.store.root}/actions/{key[:2]}/{key}.json"
+
+    def record(self, key: str) -> Record | None:
+        """The record under `key` here, whether or not its output still is."""
+        try:
+            with open(self._path(key), "rb") as file:
+                return parse_record(key, file.read())
+        except (OSError, ValueError):
+            return None
+
+    def lookup(self, key: str) -> Record | None:
+        """The record under `key` if its output is whole: here, or else in the shared store."""
+        with self.store.guard():
+            found = self._here(key)
+            if found is not None:
+                if self.store.hold(f"action {key} {found.output}"):
+                    self._used(key)
+                return found
+        return self._there(key)
+
+    def _here(self, key: str) -> Record | None:
+        found = self._read.get(key)
+        if found is None or not os.path.exists(self._path(key)):
+            found = self.record(key)
+        if found is None or self.store.whole(found.output) is None:
+            return None
+        self._read[key] = found
+        return found
+
+    def _there(self, key: str) -> Record | None:
+        """Ask the shared store. What it says is written down here by who has begun; a query only repeats it."""
+        shared = self.store.shared
+        if shared is None:
+            return None
+        found = shared.find(key)
+        if found is None:
+            return None
+        record, data, files = found
+        if self.store.begun:
+            with self.store.guard():
+                self.store.hold(f"action {key} {record.output}")
+                self.store.write_listing(record.output, files)
+                shared.mark(record.output)
+                write_atomic(Path(self._path(key)), data, self.store.root / "tmp")
+            self._read[key] = record
+        return record
+
+    def hold(self, keys: Mapping[str, str]) -> bool:
+        """Begin, and hold the results under these keys (action -> key); False when one of them is gone."""
+        self.store.begin()
+        return all(self.lookup(key) is not None for key in keys.values())
+
+    def publish(self, record: Record) -> None:
+        """Write a record; its output must be in the store already (the index comes last)."""
+        data = render_record(record)
+        with self.store.guard():
+            self.store.hold(f"action {record.key} {record.output}")
+            write_atomic(Path(self._path(record.key)), data, self.store.root / "tmp")
+        self._read[record.key] = record
+        files = self.store.tree(record.output)
+        if self.store.shared is not None and files is not None:
+            self.store.shared.offer(self.store, record, data, files)
+
+    def _used(self, key: str) -> None:
+        """It is of use now: a collection with a size limit takes first what was not used for longest."""
+        with contextlib.suppress(OSError):
+            os.utime(self._path(key))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amybuild.cache.store import disk_errors, read_json, write_atomic
+from amybuild.cache.disk import disk_errors, read_json, seal, unseal, write_atomic
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
 
@@ -42,35 +42,48 @@ def _table(value: Any, kind: type) -> dict[str, Any]:
 class History:
     """The state of one project (by its folder) inside a cache that projects may share."""
 
-    def __init__(self, cache: Path, project: Path) -> None:
-        name = digest_bytes(os.fspath(project).encode())[:16]
-        self._state_path = cache / "state" / f"{name}.json"
-        self._builds = cache / "builds" / name
+    def __init__(self, cache: Path, project: Path | None, name: str = "") -> None:
+        """`name` instead of `project`: as it was found in the cache (a collection looks at all of them)."""
+        self._project = "" if project is None else os.fspath(project)
+        self.id = name or digest_bytes(self._project.encode())[:16]
+        self.state_path = cache / "state" / f"{self.id}.json"
+        self.builds_path = cache / "builds" / self.id
+        self._room = cache / "tmp"
         self._state = self._load()
 
+    @classmethod
+    def every(cls, cache: Path) -> list[History]:
+        """The history of every project that uses this cache."""
+        names = {path.stem for path in (cache / "state").glob("*.json")}
+        names |= {path.name for path in (cache / "builds").glob("*") if path.is_dir()}
+        return [cls(cache, None, name) for name in sorted(names)]
+
     def _load(self) -> dict[str, Any]:
-        data = read_json(self._state_path)
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        data = read_json(self.state_path)
+        self.damaged = self.state_path.exists() and not (isinstance(data, dict) and data.get("schema") == SCHEMA)
+        if not isinstance(data, dict) or self.damaged:
             data = {}
         log = data.get("log")
         return {
             "schema": SCHEMA,
+            "project": self._project or str(data.get("project", "")),
             "actions": _table(data.get("actions"), str),
             "product": _table(data.get("product"), dict),
             "log": [row for row in log if isinstance(row, list) and len(row) == 3] if isinstance(log, list) else [],
             "names": _table(data.get("names"), str),
+            "pins": _table(data.get("pins"), str),
         }
 
     def _update(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Apply `change` to what is on disk now: another build of this project may have written since."""
         from filelock import FileLock
 
-        with disk_errors(self._state_path):
-            self._state_path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self._state_path}.lock"):
+        with disk_errors(self.state_path):
+            self.state_path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.state_path}.lock"):
                 self._state = self._load()
                 change(self._state)
-                write_atomic(self._state_path, canonical(self._state))
+                write_atomic(self.state_path, canonical(self._state), self._room)
 
     # last keys
 
@@ -82,6 +95,14 @@ class History:
         if any(self._state["actions"].get(action) != key for action, key in keys.items()):
             self._update(lambda state: state["actions"].update(keys))
 
+    @property
+    def project(self) -> str:
+        """The project's folder, as the last build knew it ('' when none told)."""
+        return str(self._state["project"])
+
+    def last_keys(self) -> dict[str, str]:
+        return dict(self._state["actions"])
+
     # product
 
     def product(self, folder: Path) -> Mapping[str, Any]:
@@ -91,6 +112,10 @@ class History:
     def set_product(self, folder: Path, build: str, files: Mapping[str, Any]) -> None:
         stamp = {"build": build, "files": dict(files)}
         self._update(lambda state: state["product"].update({os.fspath(folder): stamp}))
+
+    def products(self) -> list[str]:
+        """The builds that lie in product folders now."""
+        return [str(stamp.get("build", "")) for stamp in self._state["product"].values()]
 
     # builds
 
@@ -107,7 +132,7 @@ class History:
             "variant": build.variant,
             "info": build.info,
         }
-        write_atomic(self._builds / f"{build.hash}.json", canonical(data))
+        write_atomic(self.builds_path / f"{build.hash}.json", seal(data), self._room)
         line = [when or build.time, build.hash, build.variant]
 
         def append(state: dict[str, Any]) -> None:
@@ -126,9 +151,37 @@ class History:
     def name(self, name: str, hash: str) -> None:
         self._update(lambda state: state["names"].update({name: hash}))
 
+    def pins(self) -> dict[str, str]:
+        """Lock file -> the build it pinned when it was written here."""
+        return dict(self._state["pins"])
+
+    def pin(self, lock: Path, hash: str) -> None:
+        """Remember that `lock` pins a build: a collection on another machine does not see the file."""
+        self._update(lambda state: state["pins"].update({os.fspath(lock): hash}))
+
+    def builds(self) -> list[str]:
+        """The builds that have a record here, readable or not."""
+        return sorted(path.stem for path in self.builds_path.glob("*.json"))
+
+    def rebuild(self) -> None:
+        """Make the log and the last keys again from the builds that can be read."""
+        records = sorted(filter(None, map(self.read, self.builds())), key=lambda r: r.time)
+
+        def change(state: dict[str, Any]) -> None:
+            known = {record.hash for record in records}
+            state["log"] = [row for row in state["log"] if row[1] in known]
+            logged = {row[1] for row in state["log"]}
+            state["log"] += [[r.time, r.hash, r.variant] for r in records if r.hash not in logged]
+            state["log"].sort(key=lambda row: str(row[0]))
+            state["names"] = {name: hash for name, hash in state["names"].items() if hash in known}
+            if not state["actions"] and records:
+                state["actions"] = {id: key for id, (key, _) in records[-1].actions.items()}
+
+        self._update(change)
+
     def read(self, hash: str) -> BuildRecord | None:
-        data = read_json(self._builds / f"{hash}.json")
         try:
+            data: Any = unseal((self.builds_path / f"{hash}.json").read_bytes())
             if data["schema"] != SCHEMA or data["hash"] != hash:
                 return None
             actions = {str(a): (str(k), str(o)) for a, (k, o) in data["actions"].items()}

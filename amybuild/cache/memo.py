@@ -9,17 +9,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from amybuild.cache.store import read_json, write_atomic
+from amybuild.cache.disk import read_json, write_atomic
+from amybuild.cache.verify import TICK as _TICK
+from amybuild.cache.verify import stat_of
 from amybuild.digest import canonical, digest_file, digest_value
 from amybuild.errors import InputError
-
-_TICK = 100_000_000  # ns; file systems keep times in steps of about 10 ms
 
 
 def stamp(path: str | os.PathLike[str]) -> list[int]:
     """What cannot stay the same when a file changes: size, mtime, ctime (which no tool can set back), inode."""
-    s = os.stat(path)
-    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino]
+    return list(stat_of(path))
 
 
 class Memo:
@@ -45,7 +44,7 @@ class Memo:
     def save(self) -> None:
         """Keep what was found (a build calls this; a query writes nothing)."""
         if self._changed:
-            write_atomic(self.path, canonical(self._data))
+            write_atomic(self.path, canonical(self._data), self.path.parent / "tmp")
             self._changed = False
 
     def digest_path(self, path: Path) -> str:

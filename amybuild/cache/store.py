@@ -3,87 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import json
 import os
+import re
 import threading
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amybuild.cache.disk import clone, disk_errors, fresh, read_json, sync_folder, write_atomic
+from amybuild.cache.lease import Room, guard
+from amybuild.cache.verify import Stat, Verified, stat_of
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
 from amybuild.errors import ActionError, CacheDamage, InputError
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_FICLONE = 0x40049409
+    from amybuild.cache.layered import Shared
 
+__all__ = ["Entry", "Store", "clone", "disk_errors", "fresh", "read_json", "sync_folder", "write_atomic"]
 
-def fresh() -> str:
-    """A name that nobody else has."""
-    return os.urandom(6).hex()
-
-
-@contextlib.contextmanager
-def disk_errors(where: Path | str) -> Iterator[None]:
-    """Turns a full or read-only disk into an error with a remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space and build again; nothing cached was lost"
-            raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO):
-            remedy = "make it writable, or point AMYBUILD_CACHE elsewhere"
-            raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside, fsync, rename, fsync the folder: after a crash the old content or the new, never a mixture."""
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.parent / f".{path.name}.{fresh()}"
-        try:
-            with open(beside, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file, or None when it is missing or unreadable: unreadable state is a miss, never a crash."""
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def clone(source: Path, target: Path) -> None:
-    """A copy that shares blocks where the file system can, so that editing it never reaches the store."""
-    import shutil
-
-    with open(source, "rb") as read, open(target, "wb") as write:
-        try:
-            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-        except OSError:
-            shutil.copyfileobj(read, write, 1 << 20)
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_SETTLE = 0.02  # s: longer than a step of the file system's clock
+_LARGE = 16 << 20  # bytes: from here on a second hash costs more than waiting for the clock
 
 
 @dataclass(frozen=True)
@@ -94,31 +37,98 @@ class Entry:
     size: int
 
 
-class Store:
-    """Objects (files) and trees (folders) under `root`. Safe for several processes at once."""
+Files = dict[str, Entry]
 
-    def __init__(self, root: Path) -> None:
+
+class Store:
+    """Objects (files) and trees (folders) under `root`. Safe for several processes at once.
+
+    A store is only looked at until `begin`: nothing is written, no lock is taken. From `begin` to `close` every tree
+    that was asked for and found is held: no collection takes it away (`lease`). `shared` is where to ask for what is
+    not here.
+    """
+
+    def __init__(self, root: Path, shared: Shared | None = None) -> None:
         self.root = root
-        self._trees: dict[str, dict[str, Entry]] = {}  # those that were found whole
-        self._tmp: Path | None = None
-        self._tmp_guard = threading.Lock()
-        self._tmp_lock: FileLock | None = None
+        self.shared = shared
+        # one line for each thing that was found damaged or cannot be had; who runs a build shows them
+        self.notes: list[str] = shared.notes if shared is not None else []
+        self._objects = os.fspath(root / "objects")
+        self._verified = Verified(root / "verified")
+        self._listings: dict[str, Files] = {}
+        self._damaged: dict[str, Stat] = {}
+        self._room: Room | None = None
+        self._held: set[str] = set()
+        self._starting = threading.Lock()
+
+    # holding
+
+    def begin(self) -> Path:
+        """Start to rely on what is found here; returns this process's temporary room. May be called again."""
+        with self._starting:
+            if self._room is None:
+                with disk_errors(self.root):
+                    self._room = Room(self.root)
+            return self._room.path
+
+    @property
+    def begun(self) -> bool:
+        return self._room is not None
+
+    def close(self, wait: bool = True) -> None:
+        """Give the room back: what was held is held no more. First wait for uploads, or drop those not begun."""
+        if self.shared is not None:
+            self.shared.finish(wait)
+        room, self._room = self._room, None
+        if room is not None:
+            self._verified.save()
+            room.close()
+        self._held.clear()
+
+    def guard(self) -> contextlib.AbstractContextManager[None]:
+        """No collection runs inside (for who has begun; a look needs no lock)."""
+        return guard(self.root) if self._room is not None else contextlib.nullcontext()
+
+    def hold(self, line: str) -> bool:
+        """Under `guard`: keep what `line` names ("action KEY TREE", "tree DIGEST", "object DIGEST") until `close`.
+
+        Whether this is new; nothing is held before `begin`."""
+        if self._room is None or line in self._held:
+            return False
+        with disk_errors(self.root):
+            self._room.note(line)
+        self._held.add(line)
+        return True
 
     # objects
 
     def object_path(self, digest: str) -> Path:
-        return self.root / "objects" / digest[:2] / digest
+        return Path(self._object(digest))
+
+    def _object(self, digest: str) -> str:
+        return f"{self._objects}/{digest[:2]}/{digest}"
 
     def _has(self, digest: str, size: int) -> bool:
+        """Whether the object is here and whole: its stat is compared, and its content when that is a new one."""
+        path = self._object(digest)
         try:
-            return os.stat(self.object_path(digest)).st_size == size
+            now = stat_of(path)
+            if now[0] == size and self._verified.whole(digest, path, now):
+                return True
         except OSError:
             return False
+        if self._damaged.get(digest) != now:
+            self._damaged[digest] = now
+            self.notes.append(f"{digest[:12]} in the cache was damaged: whatever needs it is made again")
+        return False
 
     def put_bytes(self, data: bytes) -> str:
         digest = digest_bytes(data)
-        if not self._has(digest, len(data)):
-            write_atomic(self.object_path(digest), data)
+        self.begin()
+        with self.guard():
+            self.hold(f"object {digest}")
+            if not self._has(digest, len(data)):
+                write_atomic(self.object_path(digest), data, self.root / "tmp")
         return digest
 
     def get_bytes(self, digest: str) -> bytes | None:
@@ -128,64 +138,117 @@ class Store:
             return None
         return data if digest_bytes(data) == digest else None
 
-    def _take_file(self, path: Path) -> Entry:
-        """Move a finished file into the store."""
-        size = path.stat().st_size
-        digest = digest_file(path)
-        if not self._has(digest, size):
-            target = self.object_path(digest)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-            os.chmod(path, 0o444)
-            os.replace(path, target)
-            sync_folder(target.parent)
-        return Entry(digest, size)
+    def take_file(self, path: Path, entry: Entry) -> None:
+        """Under `guard`: move a finished file, whose digest and size are `entry`, into the store."""
+        if self._has(entry.digest, entry.size):
+            return
+        target = self.object_path(entry.digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(path, 0o444)
+        os.replace(path, target)
+        sync_folder(target.parent)
+        if entry.size >= _LARGE:
+            time.sleep(_SETTLE)  # from now on a change shows in the stat
+            self._verified.trust(entry.digest, stat_of(target))
+
+    def set_aside(self) -> None:
+        """Move what was found damaged out of the way, for whoever wants to look at it."""
+        if not self._damaged:
+            return
+        with guard(self.root, exclusive=True):
+            for digest, was in list(self._damaged.items()):
+                with contextlib.suppress(OSError):
+                    if stat_of(self._object(digest)) == was:  # else somebody put a whole one there
+                        (self.root / "quarantine").mkdir(exist_ok=True)
+                        os.rename(self._object(digest), self.root / "quarantine" / f"{digest}.{fresh()}")
+        self._damaged.clear()
 
     # trees
 
     def put_tree(self, folder: Path) -> str:
-        """Take all files below `folder` (which is used up); returns the tree's digest."""
+        """Take all files below `folder` (which is used up); returns the tree's digest, which is held."""
+        self.begin()
         with disk_errors(self.root):
-            files: dict[str, Entry] = {}
+            paths: dict[str, Path] = {}
             for path in sorted(folder.rglob("*")):
                 if path.is_symlink() or not (path.is_file() or path.is_dir()):
                     raise ActionError("an action left something that is not a plain file", where=path.name)
                 if path.is_file():
-                    files[path.relative_to(folder).as_posix()] = self._take_file(path)
-            digest = _tree_digest(files)
-            listing = {name: [entry.digest, entry.size] for name, entry in files.items()}
-            write_atomic(self._tree_path(digest), canonical({"schema": 1, "files": listing}))
-        self._trees[digest] = files
+                    paths[path.relative_to(folder).as_posix()] = path
+            files = {name: Entry(digest_file(path), path.stat().st_size) for name, path in paths.items()}
+            bad = next((name for name in files if not safe_name(name)), None)
+            if bad is not None:
+                raise ActionError("an action left a file with a name that cannot be kept", where=repr(bad))
+            digest = tree_digest(files)
+            with self.guard():
+                self.hold(f"tree {digest}")
+                for name, path in paths.items():
+                    self.take_file(path, files[name])
+                self.write_listing(digest, files)
         return digest
 
-    def _tree_path(self, digest: str) -> Path:
+    def write_listing(self, digest: str, files: Files) -> None:
+        """Under `guard`: the tree is here from now on."""
+        write_atomic(self.tree_path(digest), listing(files), self.root / "tmp")
+        self._listings[digest] = files
+
+    def tree_path(self, digest: str) -> Path:
         return self.root / "trees" / digest[:2] / f"{digest}.json"
 
-    def tree(self, digest: str) -> dict[str, Entry] | None:
-        """The files of a tree, or None when the tree or one of its objects is not (whole) here."""
-        found = self._trees.get(digest)
-        if found is None:  # asked again each time: another process may put it there
-            found = self._read_tree(digest)
-            if found is not None:
-                self._trees[digest] = found
-        return found
+    def tree(self, digest: str) -> Files | None:
+        """The files of a tree, or None when it is not (whole) here; after `begin` it is held.
 
-    def _read_tree(self, digest: str) -> dict[str, Entry] | None:
-        data = read_json(self._tree_path(digest))
-        try:
-            files = {str(name): Entry(str(d), int(size)) for name, (d, size) in data["files"].items()}
-            if _tree_digest(files) != digest:
-                return None
-        except (TypeError, KeyError, ValueError, AttributeError, OverflowError, InputError):
-            return None
-        return files if all(self._has(e.digest, e.size) for e in files.values()) else None
-
-    def _need(self, digest: str) -> dict[str, Entry]:
-        files = self.tree(digest)
-        if files is None:
-            raise CacheDamage(f"the result {digest[:12]} is not whole", where=str(self.root), remedy="build again")
+        With a shared store objects may still be there: `view`, `export` and `read_file` fetch them."""
+        with self.guard():
+            files = self.whole(digest)
+            if files is not None:
+                self.hold(f"tree {digest}")
         return files
+
+    def whole(self, digest: str) -> Files | None:
+        """`tree`, under a `guard` that the caller has, and without holding it."""
+        path = f"{self.root}/trees/{digest[:2]}/{digest}.json"
+        files = self._listings.get(digest) if os.path.exists(path) else None
+        if files is None:
+            files = parse_listing(digest, read_json(path))
+            if files is None:
+                return None
+            self._listings[digest] = files
+        missing = [e for e in files.values() if not self._has(e.digest, e.size)]
+        if missing and (self.shared is None or not self.shared.has(digest)):
+            return None
+        return files
+
+    def _need(self, digest: str) -> Files:
+        """The files of a tree, all of them here and held."""
+        self.begin()
+        files = self.tree(digest)
+        if files is not None:
+            for entry in files.values():
+                if not self._has(entry.digest, entry.size) and not self._fetch(digest, entry):
+                    files = None
+                    break
+        if files is None:
+            what = f"the result {digest[:12]} is no longer whole"
+            raise CacheDamage(what, where=str(self.root), remedy="build again: it is made again")
+        return files
+
+    def _fetch(self, tree: str, entry: Entry) -> bool:
+        """Bring one object of a tree from the shared store."""
+        if self.shared is None:
+            return False
+        beside = self.begin() / fresh()
+        try:
+            with disk_errors(self.root):
+                if self.shared.fetch(tree, entry.digest, entry.size, beside):
+                    with self.guard():
+                        self.take_file(beside, entry)
+                    return True
+        finally:
+            beside.unlink(missing_ok=True)
+        return False
 
     def view(self, digest: str, folder: Path) -> Path:
         """`folder` made of symlinks into the store: how an action reads an artifact."""
@@ -202,43 +265,25 @@ class Store:
             for name, entry in self._need(digest).items():
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                clone(self.object_path(entry.digest), path)
+                clone(self._object(entry.digest), path)
 
     def read_file(self, digest: str, name: str) -> bytes | None:
-        """One file of a tree, or None."""
+        """One file of a tree; None when the tree has no such file or is not here. Fetches it if need be."""
         entry = (self.tree(digest) or {}).get(name)
-        return self.get_bytes(entry.digest) if entry else None
+        if entry is None or (not self._has(entry.digest, entry.size) and not self._fetch(digest, entry)):
+            return None
+        return self.get_bytes(entry.digest)
 
     # temporary room and locks
 
     def scratch(self) -> Path:
         """A fresh folder below this process's temporary room, on the store's own file system."""
-        from filelock import FileLock
-
-        with disk_errors(self.root), self._tmp_guard:
-            if self._tmp is None:
-                base = self.root / "tmp"
-                base.mkdir(parents=True, exist_ok=True)
-                _sweep(base)
-                room = base / f"{os.getpid()}-{fresh()}"
-                # one lock object for all threads of this process: it is held from any of them
-                self._tmp_lock = FileLock(f"{room}.lock", thread_local=False)
-                self._tmp_lock.acquire()
-                room.mkdir()
-                self._tmp = room
-            folder = self._tmp / fresh()
+        room = self.begin()
+        with disk_errors(self.root):
+            self.set_aside()
+            folder = room / fresh()
             folder.mkdir()
             return folder
-
-    def close(self) -> None:
-        """Give the temporary room back."""
-        import shutil
-
-        if self._tmp is not None and self._tmp_lock is not None:
-            shutil.rmtree(self._tmp, ignore_errors=True)
-            Path(f"{self._tmp}.lock").unlink(missing_ok=True)
-            self._tmp_lock.release()
-            self._tmp = None
 
     def lock(self, key: str) -> FileLock:
         """A lock for one action key. The system drops it when its process dies, so it is never stale."""
@@ -250,22 +295,27 @@ class Store:
             return FileLock(folder / f"{key}.lock")
 
 
-def _sweep(base: Path) -> None:
-    """Remove the temporary rooms of processes that are gone (killed ones, power loss)."""
-    import shutil
-
-    from filelock import FileLock, Timeout
-
-    for lock_path in base.glob("*.lock"):
-        lock = FileLock(lock_path)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            continue  # its process lives, or it is somebody else's
-        shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
-        lock_path.unlink(missing_ok=True)
-        lock.release()
-
-
-def _tree_digest(files: dict[str, Entry]) -> str:
+def tree_digest(files: Files) -> str:
+    """The digest of a tree: of its names, digests and sizes, in whatever order they come."""
     return digest_value("tree", sorted([name, e.digest, e.size] for name, e in files.items()))
+
+
+def listing(files: Files) -> bytes:
+    """The bytes of a tree's listing."""
+    return canonical({"schema": 1, "files": {name: [e.digest, e.size] for name, e in files.items()}})
+
+
+def parse_listing(digest: str, data: Any) -> Files | None:
+    """The files of the tree `digest`, or None when `data` is not its listing or names a file outside of a folder."""
+    try:
+        files = {str(name): Entry(str(d), int(size)) for name, (d, size) in data["files"].items()}
+        if data["schema"] != 1 or not all(_DIGEST.match(e.digest) for e in files.values()):
+            return None
+        return files if all(map(safe_name, files)) and tree_digest(files) == digest else None
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError, InputError):
+        return None
+
+
+def safe_name(name: str) -> bool:
+    """Whether a file of this name, relative and with ``/``, stays inside the folder it is written to."""
+    return "\0" not in name and "\\" not in name and not any(part in ("", ".", "..") for part in name.split("/"))

@@ -1,0 +1,151 @@
+"""Writing so that a crash leaves the old content or the new, and what a dead process left half-written is swept."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from amybuild.digest import canonical, digest_bytes
+from amybuild.errors import ActionError
+
+_FICLONE = 0x40049409
+_SEAL = b',"seal":"'
+
+
+def fresh() -> str:
+    """A name that nobody else has."""
+    return os.urandom(6).hex()
+
+
+@contextlib.contextmanager
+def disk_errors(where: Path | str) -> Iterator[None]:
+    """Turns a full or read-only disk into an error with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and build again; nothing cached was lost"
+            raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO):
+            remedy = "make it writable, or point AMYBUILD_CACHE elsewhere"
+            raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, data: bytes, room: Path | None = None) -> None:
+    """Write beside, fsync, rename, fsync the folder: after a crash the old content or the new, never a mixture.
+
+    `room` is a folder on the same file system where the half-written file lies meanwhile (the cache's ``tmp/``, which
+    every build sweeps); without one it lies beside `path`, and what a killed writer of `path` left there is swept now.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if room is None:
+            room = path.parent
+            sweep_parts(room, f".{path.name}.")
+        else:
+            room.mkdir(parents=True, exist_ok=True)
+        with part(room, path.name) as (beside, file):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(beside, path)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def part(room: Path, name: str) -> Iterator[tuple[Path, IO[bytes]]]:
+    """A new file in `room` to write and then to rename or link inside the block; at its end it is gone.
+
+    It is locked for as long as it is open (so rename it before that), which tells a sweeper that its writer lives.
+    """
+    beside, file = _locked(room, name)
+    try:
+        with file:
+            yield beside, file
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _locked(room: Path, name: str) -> tuple[Path, IO[bytes]]:
+    while True:
+        beside = room / f".{name}.{fresh()}"
+        file = open(beside, "wb")  # noqa: SIM115 (the caller closes it)
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_nlink:  # else a sweeper came between the two calls
+                return beside, file
+        except OSError:
+            beside.unlink(missing_ok=True)
+            file.close()
+            raise
+        file.close()
+
+
+def sweep_parts(folder: Path, prefix: str = ".") -> None:
+    """Remove the half-written files of processes that are gone: nobody holds their lock."""
+    with os.scandir(folder) as found:
+        names = [entry.name for entry in found if entry.name.startswith(prefix) and _is_part(entry.name)]
+    for name in names:
+        with contextlib.suppress(OSError), open(folder / name, "rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / name).unlink(missing_ok=True)
+
+
+def _is_part(name: str) -> bool:
+    """``.NAME.`` and what `fresh` gives: nobody else's files look like that."""
+    head, _, tail = name.rpartition(".")
+    return head.startswith(".") and len(tail) == 12 and not set(tail) - set("0123456789abcdef")
+
+
+def read_json(path: Path | str) -> Any:
+    """A JSON file, or None when it is missing or unreadable: unreadable state is a miss, never a crash."""
+    try:
+        with open(path, "rb") as file:
+            return json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def seal(value: Any) -> bytes:
+    """The canonical bytes of a JSON object that end with their own digest, so that a flipped bit shows."""
+    data = canonical(value)
+    return data[:-1] + _SEAL + digest_bytes(data).encode() + b'"}'
+
+
+def unseal(data: bytes) -> Any:
+    """The JSON object of `seal`, or one without a seal (older ones are); None when it is damaged."""
+    try:
+        if len(data) > 75 and data[-75:-66] == _SEAL:
+            whole = data[:-75] + b"}"
+            if digest_bytes(whole).encode() != data[-66:-2] or data[-2:] != b'"}':
+                return None
+            data = whole
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def clone(source: Path | str, target: Path) -> None:
+    """A copy that shares blocks where the file system can, so that editing it never reaches the store."""
+    import shutil
+
+    with open(source, "rb") as read, open(target, "wb") as write:
+        try:
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+        except OSError:
+            shutil.copyfileobj(read, write, 1 << 20)
