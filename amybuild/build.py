@@ -16,8 +16,9 @@ import amybuild
 from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.history import BuildRecord, build_hash
 from amybuild.cache.memo import Memo
+from amybuild.cache.store import AGAIN
 from amybuild.digest import digest_file, digest_value
-from amybuild.errors import AmyError, CheckError
+from amybuild.errors import AmyError, CacheDamage, CheckError, Interrupted
 from amybuild.events import Event, Sink
 from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
@@ -30,6 +31,8 @@ from amybuild.plan.code import CodeIndex, library_versions, source_stats
 from amybuild.plan.explain import Explanation, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
+
+_ROUNDS = 3  # of one build, when results turn out to be damaged or gone as they are needed
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Project:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.persona: Persona = load(options.file, options.variant)
-        self.store, self.history = open_cache(self.persona.file.parent)
+        self.store, self.history = open_cache(self.persona.file.parent, self.persona.cache)
         self.cache = ActionCache(self.store)
         self.memo = Memo(self.store.root / "files.json")
         memory = read_graph(self.persona.graph, self.persona.root)
@@ -183,6 +186,18 @@ def host() -> dict[str, Any]:
 
 def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     """Bring what was planned, and with the whole persona its product, up to date."""
+    try:
+        return _build(project, plan, sink)
+    except (Interrupted, KeyboardInterrupt):
+        project.store.close(wait=False)
+        raise
+    finally:
+        project.store.close()  # last of all: from here on history alone keeps the results from a collection
+        for text in project.store.notes:
+            sink(Event("note", fields={"text": text}))
+
+
+def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
     lock = read_lock(project.persona.file) if project.options.locked else None
     if lock:
         planned = plan.decisions.items()
@@ -193,7 +208,10 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
         check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
     summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
-        _finish(project, records, summary, sink)
+        try:
+            _finish(project, records, summary, sink)
+        except CacheDamage:  # gone since it was looked up: collected, damaged, or not in the shared store after all
+            _finish(project, _execute(project, summary, sink), summary, sink)
     return summary
 
 
@@ -206,6 +224,8 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[s
         records[id] = found
         sink(Event("hit", id, {"seconds": found.seconds}))
     summary.hits = list(records)
+    if project.cache.borrowed:  # else the shared store would be asked each time
+        project.cache.hold({id: record.key for id, record in records.items()})
     project.history.note({id: record.key for id, record in records.items()})
     project.memo.save()
     return records
@@ -215,12 +235,16 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
     """Run what the cache cannot answer."""
     from amybuild.execute.local import LocalExecutor
 
+    def told(event: Event) -> None:
+        again = event.kind == "failed" and event.fields.get("remedy") == AGAIN  # no failure: see the rounds below
+        sink(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
+
     options = project.options
     executor = LocalExecutor(
         project.store,
         project.cache,
         run_action,
-        sink,
+        told,
         heavy=frozenset(name for name, rule in RULES.items() if rule.heavy),
         jobs=options.jobs,
         keep_going=options.keep_going,
@@ -229,13 +253,18 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
         source_digest=project.memo.digest_path,
     )
     forced = frozenset(project.actions) if options.check else project.forced
+    project.store.begin()  # what a lookup finds from here on stays until the build is in the history
+    ran: list[str] = []
     try:
-        outcome = executor.run(project.actions, project.identity, forced)
+        for _ in range(_ROUNDS):
+            outcome = executor.run(project.actions, project.identity, forced - set(ran))
+            ran += outcome.ran
+            if not any(isinstance(error, CacheDamage) for error in outcome.failed.values()):
+                break  # else an input was not whole when it was needed: now its action is a miss, and runs
     finally:
-        project.store.close()
         project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
         project.memo.save()
-    summary.ran, summary.hits = outcome.ran, outcome.hits
+    summary.ran, summary.hits = ran, [id for id in outcome.hits if id not in ran]
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if outcome.differs and options.check:
         names = ", ".join(outcome.differs)
@@ -257,6 +286,9 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     summary.build, summary.product = hash, folder
     changed = intact(folder, stamp.get("files", {}))
     told = record is not None and {id: k for id, (k, _) in record.actions.items()} == keys
+    whole = told and stamp.get("build") == hash and stamp.get("files") and not changed
+    if not whole and not project.cache.hold(keys):
+        raise CacheDamage("a result is no longer whole", where=str(project.store.root), remedy=AGAIN)
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         graph = graph_digest(project)
         info = link_map(persona, project.store, hash, outputs, graph, keys)
@@ -269,7 +301,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     elif not history.log() or history.log()[-1][1] != hash:
         history.add(record, when)
     summary.info = record.info
-    if told and stamp.get("build") == hash and stamp.get("files") and not changed:
+    if whole:
         return
     if stamp.get("build") == hash and changed:
         summary.restored = changed

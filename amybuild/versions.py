@@ -6,14 +6,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.history import BuildRecord, History
+from amybuild.cache.lease import guard
 from amybuild.cache.store import Store, write_atomic
 from amybuild.errors import ActionError, InputError, PinError
 from amybuild.personafile.lock import Lock, parse, render
+from amybuild.personafile.schema import Cache
 from amybuild.plan.key import Component, components_from_json
+
+if TYPE_CHECKING:
+    from amybuild.cache.layered import Shared
 
 CACHE_VERSION = "v1"
 
@@ -34,11 +39,42 @@ def known_of(record: Record | None) -> Known | None:
     return Known(record.output, record.seconds, components_from_json(record.manifest))
 
 
-def open_cache(root: Path) -> tuple[Store, History]:
-    """The cache of the project at `root`: ``cache/`` there, or the folder that AMYBUILD_CACHE names."""
-    place = os.environ.get("AMYBUILD_CACHE")
+def open_cache(root: Path, shared: Cache | None = None) -> tuple[Store, History]:
+    """The cache of the project at `root`: ``cache/`` there, or the folder that AMYBUILD_CACHE names.
+
+    Behind it stands the shared store that AMYBUILD_REMOTE names ('' for none), or a URL in AMYBUILD_CACHE, or `shared`.
+    """
+    place = os.environ.get("AMYBUILD_CACHE", "")
+    url, where = (shared.remote, shared.where) if shared is not None else (None, "[cache] remote")
+    if "://" in place:
+        url, where, place = place, "AMYBUILD_CACHE", ""
+    if "AMYBUILD_REMOTE" in os.environ:
+        url, where = os.environ["AMYBUILD_REMOTE"], "AMYBUILD_REMOTE"
     cache = (Path(place).expanduser() if place else root / "cache").absolute() / CACHE_VERSION
-    return Store(cache), History(cache, root.resolve())
+    readonly = shared is not None and shared.readonly
+    return Store(cache, _shared(cache, url, where, readonly) if url else None), History(cache, root.resolve())
+
+
+def _shared(cache: Path, url: str, where: str, readonly: bool) -> Shared:
+    """Made when it is configured, opened when it is first asked."""
+    from amybuild.cache.layered import Shared
+    from amybuild.cache.remote import check_url, open_place
+
+    check_url(url, where)
+    return Shared(cache, url, lambda: open_place(url, where, CACHE_VERSION), readonly)
+
+
+def shared_of(file: Path) -> Cache | None:
+    """The [cache] table of a Personafile that need not be valid."""
+    from amybuild.personafile.load import read_toml
+
+    try:
+        table = read_toml(file)[0].get("cache")
+    except InputError:
+        return None
+    if not isinstance(table, dict) or not isinstance(table.get("remote"), str):
+        return None
+    return Cache(f"{file.name} [cache] remote", table["remote"], table.get("readonly") is True)
 
 
 def find_root(file: Path) -> Path:
@@ -71,22 +107,32 @@ def check_locked(lock: Lock, found: Mapping[str, tuple[str, str | None]]) -> Non
 
 def pin(file: Path, wanted: str | None, name: str) -> tuple[BuildRecord, Path]:
     """Write the lock of a build (the last one for None) beside its Personafile; `name` is for checkout and diff."""
-    _, history = open_cache(find_root(file))
+    store, history = open_cache(find_root(file))
     record = history.find(wanted)
     path = file.with_suffix(".lock")
     text = render(Lock(record.hash, record.base, record.graph, record.actions, name))
-    if name:
-        history.name(name, record.hash)
-    write_atomic(path, text.encode())
+    with guard(store.root):  # a collection comes before or after it, and after it sees the pin
+        if name:
+            history.name(name, record.hash)
+        history.pin(path.resolve(), record.hash)
+        write_atomic(path, text.encode())
     return record, path
 
 
 def checkout(root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
     """Put an earlier build back into its folder from the store, without running anything."""
+    store, history = open_cache(root, shared_of(root / "Personafile.toml"))
+    try:
+        return _checkout(store, history, root, out, wanted)
+    finally:
+        store.close()
+
+
+def _checkout(store: Store, history: History, root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
     from amybuild.product import publish
 
-    store, history = open_cache(root)
     record = history.find(wanted)
+    store.begin()  # what is found from here on stays until the product is in place
     missing = [id for id, (_, output) in record.actions.items() if store.tree(output) is None]
     needed = [id for id in missing if id == "checkpoint/link" or id.endswith("/vectors")]
     if needed:

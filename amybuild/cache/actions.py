@@ -75,6 +75,7 @@ class ActionCache:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.borrowed = False  # whether a query was told of a result that is not written down here
         self._read: dict[str, Record] = {}
 
     def _path(self, key: str) -> str:
@@ -123,6 +124,8 @@ class ActionCache:
                 shared.mark(record.output)
                 write_atomic(Path(self._path(key)), data, self.store.root / "tmp")
             self._read[key] = record
+        else:
+            self.borrowed = True
         return record
 
     def hold(self, keys: Mapping[str, str]) -> bool:

@@ -152,8 +152,9 @@ class History:
         self._update(lambda state: state["names"].update({name: hash}))
 
     def pins(self) -> dict[str, str]:
-        """Lock file -> the build it pinned when it was written here."""
-        return dict(self._state["pins"])
+        """Lock file -> the build it pinned when it was written here; not those that were deleted since."""
+        pins = {Path(lock): str(hash) for lock, hash in self._state["pins"].items()}
+        return {os.fspath(lock): hash for lock, hash in pins.items() if lock.exists() or not lock.parent.is_dir()}
 
     def pin(self, lock: Path, hash: str) -> None:
         """Remember that `lock` pins a build: a collection on another machine does not see the file."""
@@ -173,7 +174,10 @@ class History:
             logged = {row[1] for row in state["log"]}
             state["log"] += [[r.time, r.hash, r.variant] for r in records if r.hash not in logged]
             state["log"].sort(key=lambda row: str(row[0]))
-            state["names"] = {name: hash for name, hash in state["names"].items() if hash in known}
+            for table in ("names", "pins"):
+                state[table] = {name: hash for name, hash in state[table].items() if hash in known}
+            stamps = state["product"].items()
+            state["product"] = {folder: stamp for folder, stamp in stamps if stamp.get("build") in known}
             if not state["actions"] and records:
                 state["actions"] = {id: key for id, (key, _) in records[-1].actions.items()}
 

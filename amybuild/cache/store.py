@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Store", "clone", "disk_errors", "fresh", "read_json", "sync_folder", "write_atomic"]
 
+AGAIN = "build again: it is made again"
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _SETTLE = 0.02  # s: longer than a step of the file system's clock
 _LARGE = 16 << 20  # bytes: from here on a second hash costs more than waiting for the clock
@@ -79,9 +80,9 @@ class Store:
         """Give the room back: what was held is held no more. First wait for uploads, or drop those not begun."""
         if self.shared is not None:
             self.shared.finish(wait)
+        self._verified.save()
         room, self._room = self._room, None
         if room is not None:
-            self._verified.save()
             room.close()
         self._held.clear()
 
@@ -231,9 +232,11 @@ class Store:
                     files = None
                     break
         if files is None:
-            what = f"the result {digest[:12]} is no longer whole"
-            raise CacheDamage(what, where=str(self.root), remedy="build again: it is made again")
+            raise self._gone(digest)
         return files
+
+    def _gone(self, digest: str) -> CacheDamage:
+        return CacheDamage(f"the result {digest[:12]} is no longer whole", where=str(self.root), remedy=AGAIN)
 
     def _fetch(self, tree: str, entry: Entry) -> bool:
         """Bring one object of a tree from the shared store."""
@@ -268,10 +271,12 @@ class Store:
                 clone(self._object(entry.digest), path)
 
     def read_file(self, digest: str, name: str) -> bytes | None:
-        """One file of a tree; None when the tree has no such file or is not here. Fetches it if need be."""
+        """One file of a tree, fetched if need be; None when the tree is not here or has no such file."""
         entry = (self.tree(digest) or {}).get(name)
-        if entry is None or (not self._has(entry.digest, entry.size) and not self._fetch(digest, entry)):
+        if entry is None:
             return None
+        if not self._has(entry.digest, entry.size) and not self._fetch(digest, entry):
+            raise self._gone(digest)
         return self.get_bytes(entry.digest)
 
     # temporary room and locks

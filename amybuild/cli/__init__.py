@@ -16,6 +16,8 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "diff": "history:diff",
     "pin": "history:pin",
     "checkout": "history:checkout",
+    "gc": "store:gc",
+    "fsck": "store:fsck",
 }
 
 

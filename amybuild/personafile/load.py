@@ -11,7 +11,7 @@ from typing import Any
 from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.check import Table
 from amybuild.personafile.recipe import RecipeBook
-from amybuild.personafile.schema import Analogy, Base, Link, Persona, Readout, Steer, Task
+from amybuild.personafile.schema import Analogy, Base, Cache, Link, Persona, Readout, Steer, Task
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _EMOTIONS = "type:episodic"
@@ -239,5 +239,8 @@ def _load(file: Path, variant: Variant) -> Persona:
     }
     neutral.done()
     link = _link(top.child("link"), tasks, variant)
+    shared = top.child("cache")
+    cache = Cache(shared.at("remote"), shared.take("remote", str), shared.take("readonly", bool, False))
+    shared.done()
     top.done()
-    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link)
+    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache)

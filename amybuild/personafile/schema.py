@@ -99,6 +99,15 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """Where results are shared with other projects and machines; in no key."""
+
+    where: str
+    remote: str | None = None  # s3://bucket/prefix | gs://bucket/prefix | file:///folder
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
 class Persona:
     """The whole specification, resolved; paths are absolute, names are checked."""
 
@@ -112,6 +121,7 @@ class Persona:
     steers: tuple[Steer, ...]
     readout: Readout | None
     link: Link
+    cache: Cache
 
     def linked(self) -> tuple[Task, ...]:
         """The tasks whose vectors reach the checkpoint, by name."""

@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"events", "plan", "errors"},
     "versions": {"product", "cache", "plan", "personafile", "errors"},
     "build": BELOW | {"versions"},
-    "cli": {"build", "versions", "report", "errors"},
+    "cli": {"build", "versions", "cache", "report", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,0 +1,144 @@
+"""The cache itself: gc frees what nobody needs, fsck finds damage and mends it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from amybuild.cli.common import command, enter
+from amybuild.errors import InputError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _size(text: str) -> int:
+    """Bytes of ``20G``, ``500M``, ``1.5T``."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise InputError(f"'{text:.40}' is not a size", where="--max-size", remedy="for example 20G or 500M")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def _human(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def gc(argv: Sequence[str]) -> int:
+    parser = command(
+        "gc",
+        "Free what no pin, no recent build, no product and no running build needs. Every project of a cache counts.",
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="say what would go")
+    parser.add_argument(
+        "--keep", type=int, default=10, metavar="N", help="builds of each project to keep (default: 10)"
+    )
+    parser.add_argument(
+        "--max-size", metavar="SIZE", help="keep also what was used last, up to this much in all (for example 20G)"
+    )
+    args = enter(parser, argv)
+    if args.keep < 0:
+        raise InputError("must not be negative", where="--keep")
+    most = None if args.max_size is None else _size(args.max_size)
+    from amybuild.cache.gc import collect
+    from amybuild.versions import find_root, open_cache
+
+    store, _ = open_cache(find_root(Path(args.file)))
+    found = collect(store.root, keep=args.keep, max_size=most, dry_run=args.dry_run)
+    if args.json:
+        records = [{"action": action, "key": key} for action, key in found.records]
+        sizes = {"dry_run": args.dry_run, "freed": found.freed, "kept": found.kept}
+        roots = {"builds": sorted(found.roots.builds), "pins": found.roots.pins, "held": found.roots.held}
+        print(
+            json.dumps({"schema": 1, **sizes, "records": records, "files": found.files, "roots": roots} | _notes(found))
+        )
+        return 0
+    for action, key in found.records if args.dry_run or not args.quiet else ():
+        print(f"{action or 'unreadable record'}  {key[:12]}")
+    for note in found.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    if not args.quiet:
+        word = "would free" if args.dry_run else "freed"
+        counts = f"{len(found.records)} results, {len(found.files)} files"
+        print(f"{word} {_human(found.freed)} ({counts}), kept {_human(found.kept)}", file=sys.stderr)
+    return 0
+
+
+def _notes(found: Any) -> dict[str, Any]:
+    return {"notes": list(found.notes)}
+
+
+def fsck(argv: Sequence[str]) -> int:
+    parser = command(
+        "fsck",
+        "Hash the whole cache again. Exit 0: clean or repaired, 1: --repair mends it, 5: a pinned build lost results.",
+    )
+    parser.add_argument(
+        "--repair", action="store_true", help="set damage aside, fetch it from the shared store, drop it"
+    )
+    args = enter(parser, argv)
+    from amybuild.cache.fsck import check, damage_error
+    from amybuild.versions import find_root, open_cache, shared_of
+
+    file = Path(args.file)
+    store, _ = open_cache(find_root(file), shared_of(file))
+    try:
+        report = check(store, repair=args.repair, told=_progress(args.quiet or args.json))
+    finally:
+        store.close()
+    if args.json:
+        damages = [asdict(damage) for damage in report.damages]
+        counts = {"objects": report.objects, "bytes": report.bytes, "repaired": report.repaired}
+        print(json.dumps({"schema": 1, "clean": report.clean, **counts, "damages": damages, "lost": report.lost}))
+    for damage in () if args.json else report.damages:
+        print(_line(damage))
+    if not args.quiet and not args.json:
+        for note in store.notes:
+            print(f"note: {note}", file=sys.stderr)
+        print(f"{report.objects} objects, {_human(report.bytes)}: {_verdict(report)}", file=sys.stderr)
+    if report.lost:
+        raise damage_error(report, store.root)
+    return 0 if report.clean or report.repaired else 1
+
+
+def _progress(silent: bool) -> Callable[[int, int], None]:
+    """A line every two seconds."""
+    last = [time.monotonic()]
+
+    def told(done: int, total: int) -> None:
+        if not silent and time.monotonic() - last[0] > 2:
+            last[0] = time.monotonic()
+            print(f"hashed {_human(done)} of {_human(total)}", file=sys.stderr)
+
+    return told
+
+
+def _line(damage: Any) -> str:
+    parts = [f"{damage.kind} {damage.name[:12] if damage.kind != 'state' else damage.name}: {damage.what}"]
+    for label, names in (
+        ("", damage.actions),
+        ("builds ", [b[:12] for b in damage.builds]),
+        ("pinned as ", damage.pins),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            parts.append(label + ", ".join(names[:3]) + more)
+    return "  ".join([*parts, f"({damage.done})"] if damage.done else parts)
+
+
+def _verdict(report: Any) -> str:
+    if report.clean:
+        return "all is well"
+    count = f"{len(report.damages)} damaged or missing"
+    return (
+        f"{count}, repaired: amybuild makes again what is needed" if report.repaired else f"{count}; --repair mends it"
+    )
