@@ -198,6 +198,9 @@ def _touched(cache: _Cache) -> list[Damage]:
     for key, record in cache.records.items():
         by_output.setdefault(record.output, set()).add(record.action)
         by_key[key] = record.action
+        for kind, _, value in record.manifest:
+            if kind == "node":  # its text is kept for explanations
+                needs.setdefault(value, set()).add(record.output)
     users = list(_builds(cache.root))
     found = []
     for damage in [*cache.bad.values(), *_missing(cache)]:
@@ -312,7 +315,7 @@ def _fetch(store: Store, cache: _Cache, damage: Damage) -> bool:
 
 
 def _drop(store: Store, cache: _Cache) -> set[str]:
-    """Remove the records of results that are not whole: misses already, they only look like something.
+    """Remove records and listings of results that are not whole: misses already, they only look like something.
 
     Returns what they pointed to that is not here."""
     suspects = [key for key, record in cache.records.items() if not _ok(cache, record)]
@@ -323,8 +326,11 @@ def _drop(store: Store, cache: _Cache) -> set[str]:
             output = cache.records[key].output
             if now.whole(output) is None:
                 (store.root / "actions" / key[:2] / f"{key}.json").unlink(missing_ok=True)
-                files = cache.trees.get(output, {})
-                dropped |= {output, *(e.digest for e in files.values() if e.digest not in cache.objects)}
+                dropped.add(output)
+        for digest, files in cache.trees.items():
+            if not _complete(cache, digest, files) and now.whole(digest) is None:
+                store.tree_path(digest).unlink(missing_ok=True)
+                dropped |= {entry.digest for entry in files.values() if entry.digest not in cache.objects}
     return dropped
 
 

@@ -36,12 +36,10 @@ def _human(size: float) -> str:
 def gc(argv: Sequence[str]) -> int:
     parser = command(
         "gc",
-        "Free what no pin, no recent build, no product and no running build needs. Every project of a cache counts.",
+        "Free what no pin, recent build, product or running build needs, of any project that uses this cache.",
     )
     parser.add_argument("-n", "--dry-run", action="store_true", help="say what would go")
-    parser.add_argument(
-        "--keep", type=int, default=10, metavar="N", help="builds of each project to keep (default: 10)"
-    )
+    parser.add_argument("--keep", type=int, default=10, metavar="N", help="builds to keep of each project (10)")
     parser.add_argument(
         "--max-size", metavar="SIZE", help="keep also what was used last, up to this much in all (for example 20G)"
     )
@@ -58,9 +56,8 @@ def gc(argv: Sequence[str]) -> int:
         records = [{"action": action, "key": key} for action, key in found.records]
         sizes = {"dry_run": args.dry_run, "freed": found.freed, "kept": found.kept}
         roots = {"builds": sorted(found.roots.builds), "pins": found.roots.pins, "held": found.roots.held}
-        print(
-            json.dumps({"schema": 1, **sizes, "records": records, "files": found.files, "roots": roots} | _notes(found))
-        )
+        more = {"files": found.files, "roots": roots, "notes": found.notes}
+        print(json.dumps({"schema": 1, **sizes, "records": records, **more}))
         return 0
     for action, key in found.records if args.dry_run or not args.quiet else ():
         print(f"{action or 'unreadable record'}  {key[:12]}")
@@ -73,18 +70,12 @@ def gc(argv: Sequence[str]) -> int:
     return 0
 
 
-def _notes(found: Any) -> dict[str, Any]:
-    return {"notes": list(found.notes)}
-
-
 def fsck(argv: Sequence[str]) -> int:
     parser = command(
         "fsck",
         "Hash the whole cache again. Exit 0: clean or repaired, 1: --repair mends it, 5: a pinned build lost results.",
     )
-    parser.add_argument(
-        "--repair", action="store_true", help="set damage aside, fetch it from the shared store, drop it"
-    )
+    parser.add_argument("--repair", action="store_true", help="set damage aside, fetch or drop what it hit")
     args = enter(parser, argv)
     from amybuild.cache.fsck import check, damage_error
     from amybuild.versions import find_root, open_cache, shared_of
@@ -123,10 +114,11 @@ def _progress(silent: bool) -> Callable[[int, int], None]:
 
 
 def _line(damage: Any) -> str:
+    builds = [build[:12] for build in damage.builds]
     parts = [f"{damage.kind} {damage.name[:12] if damage.kind != 'state' else damage.name}: {damage.what}"]
     for label, names in (
         ("", damage.actions),
-        ("builds ", [b[:12] for b in damage.builds]),
+        ("builds ", builds),
         ("pinned as ", damage.pins),
     ):
         if names:
@@ -140,5 +132,5 @@ def _verdict(report: Any) -> str:
         return "all is well"
     count = f"{len(report.damages)} damaged or missing"
     return (
-        f"{count}, repaired: amybuild makes again what is needed" if report.repaired else f"{count}; --repair mends it"
+        f"{count}, repaired; amybuild makes again what it needs" if report.repaired else f"{count}; --repair mends it"
     )
