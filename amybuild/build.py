@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import amybuild
 from amybuild.cache.actions import ActionCache, Record
@@ -18,18 +18,23 @@ from amybuild.cache.history import BuildRecord, build_hash
 from amybuild.cache.memo import Memo
 from amybuild.digest import digest_file, digest_value
 from amybuild.errors import AmyError, CheckError
-from amybuild.events import Event, Sink
+from amybuild.events import Event, Sink, one_at_a_time
 from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
 from amybuild.memory.graph import read_graph
 from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
+from amybuild.personafile.resources import bytes_of as bytes_of
 from amybuild.personafile.schema import Persona
 from amybuild.plan.code import CodeIndex, library_versions, source_stats
 from amybuild.plan.explain import Explanation, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
+
+if TYPE_CHECKING:
+    from amybuild.execute.job import Job
+    from amybuild.execute.scheduler import Outcome
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Options:
     locked: bool = False
     check: bool = False
     out: Path | None = None
+    memory: int | None = None  # bytes that jobs may ask for in all; None: what is free
 
 
 @dataclass
@@ -79,7 +85,8 @@ class Project:
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
-        self.forced = frozenset(options.force and self._own(options.force))
+        again = (*options.force, *((options.targets or ("persona",)) if options.check else ()))
+        self.forced = frozenset(again and self._own(again))
 
     def _own(self, names: tuple[str, ...]) -> list[str]:
         """The actions of targets themselves, without what they need."""
@@ -91,19 +98,26 @@ class Project:
         root = Path(amybuild.__file__).parent
         rules = sorted(RULES)
         table = [[name, RULES[name].entry] for name in rules]
+        self._stats = source_stats(root)
 
         def find() -> dict[str, dict[str, str]]:
             index = CodeIndex(root, "amybuild")
             return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
-        code = self.memo.get("code", [source_stats(root), [RULES[name].data for name in rules], table], find)
+        code = self.memo.get("code", [self._stats, [RULES[name].data for name in rules], table], find)
         libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
         return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
 
+    def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
+        """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
+        root = Path(amybuild.__file__).parent
+        if source_stats(root) == self._stats:
+            return True
+        return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
+
     def plan(self) -> Plan:
-        """What is in the cache and what has to run. `--check` runs everything."""
-        forced = frozenset(self.actions) if self.options.check else self.forced
-        return make_plan(self.actions, self.identity, self.cache.lookup, forced)
+        """What is in the cache and what has to run."""
+        return make_plan(self.actions, self.identity, self.cache.lookup, self.forced)
 
     def explain(self) -> Explanation:
         """Why each selected action is stale or not. Reads only."""
@@ -151,7 +165,7 @@ def rule_function(rule: str) -> Callable[[Any], None]:
     return found
 
 
-def run_action(action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
+def run_job(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
     """Import the rule's function (only now: it may bring torch) and call it."""
     from amybuild.actions.context import ActionContext
 
@@ -159,8 +173,8 @@ def run_action(action: Action, key: str, inputs: Mapping[str, Path], out: Path, 
     # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    run = rule_function(action.rule)
-    run(ActionContext(action.id, key, action.params, inputs, out, progress))
+    run = rule_function(job.rule)
+    run(ActionContext(job.id, job.key, job.params, inputs, out, progress))
 
 
 def host() -> dict[str, Any]:
@@ -214,33 +228,62 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[s
 def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record]:
     """Run what the cache cannot answer."""
     from amybuild.execute.local import LocalExecutor
+    from amybuild.execute.resources import Capacity
+    from amybuild.execute.scheduler import Scheduler
 
-    options = project.options
+    options, sink = project.options, one_at_a_time(sink)
     executor = LocalExecutor(
         project.store,
-        project.cache,
-        run_action,
-        sink,
-        heavy=frozenset(name for name, rule in RULES.items() if rule.heavy),
+        run_job,
         jobs=options.jobs,
-        keep_going=options.keep_going,
-        compare=options.check,
+        progress=lambda id, done, total, more: sink(Event("progress", id, {"done": done, "total": total, **more})),
         host=host,
         source_digest=project.memo.digest_path,
     )
-    forced = frozenset(project.actions) if options.check else project.forced
+    scheduler = Scheduler(
+        project.store,
+        project.cache,
+        executor,
+        sink,
+        jobs=options.jobs,
+        capacity=Capacity({} if options.memory is None else {"memory": options.memory}),
+        needs=lambda action: {**RULES[action.rule].resources, **action.resources},
+        keep_going=options.keep_going,
+        compare=options.check,
+        code_is=project.code_is,
+    )
     try:
-        outcome = executor.run(project.actions, project.identity, forced)
+        outcome = scheduler.run(project.actions, project.identity, project.forced)
     finally:
+        executor.close()
         project.store.close()
-        project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
+        project.history.note(scheduler.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
         project.memo.save()
     summary.ran, summary.hits = outcome.ran, outcome.hits
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
-    if outcome.differs and options.check:
-        names = ", ".join(outcome.differs)
-        raise CheckError(f"another result than the cached one: {names}", remedy="see DESIGN.md, What is bit-exact")
+    if options.check:
+        _compare(project, outcome, sink)
     return outcome.records
+
+
+def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
+    """Say how far the results of a check lie from the cached ones; `CheckError` when one does."""
+    from amybuild.execute.compare import compare
+
+    def files(record: Record) -> dict[str, Path]:
+        entries = project.store.tree(record.output) or {}
+        return {name: project.store.object_path(entry.digest) for name, entry in entries.items()}
+
+    if outcome.alone:
+        some = ", ".join(outcome.alone[:3]) + (f" and {len(outcome.alone) - 3} more" if len(outcome.alone) > 3 else "")
+        sink(Event("note", fields={"text": f"nothing in the cache to compare with: {some}"}))
+    for id, (cached, new) in outcome.differs.items():
+        hosts = {"old": dict(cached.host), "new": dict(new.host)}
+        sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
+    if outcome.differs:
+        names = ", ".join(outcome.differs)
+        remedy = "the cached results stay; DESIGN.md, What is bit-exact, says when this is to be expected"
+        raise CheckError(f"another result than the cached one: {names}", remedy=remedy)
 
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
