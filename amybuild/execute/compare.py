@@ -60,8 +60,8 @@ def _inside(old: Path, new: Path, name: str) -> dict[str, Any]:
         if name.endswith(".json"):
             rows = _keys(json.loads(old.read_bytes()), json.loads(new.read_bytes()), "")
             return {"keys": sorted(rows, key=lambda row: -(row.get("relative") or 0))}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        pass  # it is not what its name says: the first other byte is all there is to say
     return {}
 
 
