@@ -302,8 +302,9 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     told = record is not None and {id: k for id, (k, _) in record.actions.items()} == keys
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         graph = graph_digest(project)
-        info = link_map(persona, project.store, hash, outputs, graph, keys)
-        variant = " ".join(_variant_words(project.options.variant))
+        words = _variant_words(project.options.variant)
+        info = link_map(persona, project.store, hash, outputs, graph, keys, _made_from(project, words))
+        variant = " ".join(words)
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
         pairs = {id: (keys[id], outputs[id]) for id in outputs}
@@ -319,6 +320,27 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
     history.set_product(folder, hash, publish(project.store, record.info, folder, stamp.get("files", {})))
     summary.published = True
+
+
+def _made_from(project: Project, variant: list[str]) -> dict[str, Any]:
+    """What a build was asked for and with what, as digests and versions: nothing that tells of this machine or of its
+    user, and no text of a memory."""
+    import hashlib
+
+    def digest(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    texts = {name: digest(text) for name, text in project.persona.texts.items()}
+    personafile = texts.pop("Personafile.toml", None)
+    rules = {action.rule for action in project.actions.values()}
+    libraries = {name: version for rule in rules for name, version in project.identity.libraries[rule].items()}
+    home = os.path.expanduser("~")
+    return {
+        "personafile": personafile,
+        "recipes": {Path(name).stem: one for name, one in sorted(texts.items())},
+        "libraries": libraries,
+        "variant": [word.replace(home, "~") for word in variant],
+    }
 
 
 def _variant_words(variant: Variant) -> list[str]:

@@ -240,4 +240,5 @@ def _load(file: Path, variant: Variant) -> Persona:
     neutral.done()
     link = _link(top.child("link"), tasks, variant)
     top.done()
-    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link)
+    texts = {"Personafile.toml": text, **book.texts}
+    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, texts)

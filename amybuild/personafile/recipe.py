@@ -122,6 +122,7 @@ class RecipeBook:
     def __init__(self, folder: Path, load: Callable[[Path], tuple[dict[str, Any], str]]) -> None:
         self.folder = folder
         self._load = load
+        self.texts: dict[str, str] = {}  # of those that were read, by "recipes/NAME.toml"
         self._read: dict[str, tuple[str, dict[str, Any], dict[str, float], dict[str, int]]] = {}
 
     def _names(self) -> list[str]:
@@ -135,6 +136,7 @@ class RecipeBook:
             remedy = did_you_mean(name, self._names()) or f"recipes here: {', '.join(self._names()) or 'none'}"
             raise InputError(f"no recipe '{name}' in {self.folder.name}/", where=where, remedy=remedy)
         data, text = self._load(path)
+        self.texts[f"recipes/{path.name}"] = text
         table = Table(data, f"{self.folder.name}/{path.name}", "", text)
         kind = table.one_of("kind", FIELDS, "")
         table.taken.update(FIELDS[kind])

@@ -113,6 +113,7 @@ class Persona:
     steers: tuple[Steer, ...]
     readout: Readout | None
     link: Link
+    texts: Mapping[str, str] = field(default_factory=dict)  # what was read: "Personafile.toml", "recipes/NAME.toml"
 
     def linked(self) -> tuple[Task, ...]:
         """The tasks whose vectors reach the checkpoint, by name."""
