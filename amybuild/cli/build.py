@@ -58,7 +58,7 @@ def _build_parser() -> argparse.ArgumentParser:
         type=int,
         default=2,
         metavar="N",
-        help="at most N actions at once (those that hold the model run one by one)",
+        help="at most N actions at once (fewer when they need the model, a GPU or memory)",
     )
     add("-k", "--keep-going", action="store_true", help="after a failure build what does not depend on it")
     add(
@@ -86,7 +86,12 @@ def _build_parser() -> argparse.ArgumentParser:
         help="a variant: for example task.listening.alpha=0.3",
     )
     add("--locked", action="store_true", help="fail (3) unless everything is as Personafile.lock pins it")
-    add("--check", action="store_true", help="run everything again and compare with the cache (4 when it differs)")
+    add(
+        "--check",
+        action="store_true",
+        help="run again (all, or the targets named) and compare with the cache (4: differs)",
+    )
+    add("--memory", metavar="SIZE", help="what actions may ask for in all, as in 16G (default: what is free)")
     add("-o", "--out", metavar="DIR", help="put the product there instead of dist/<persona>")
     add("--version", action="version", version=f"amybuild {__version__}")
     return parser
@@ -107,7 +112,17 @@ def _options(args: argparse.Namespace) -> Any:
         locked=args.locked,
         check=args.check,
         out=Path(args.out) if args.out else None,
+        memory=_memory(args.memory),
     )
+
+
+def _memory(text: str | None) -> int | None:
+    from amybuild.build import bytes_of
+
+    size = None if text is None else bytes_of(text)
+    if text is not None and size is None:
+        raise InputError(f"{text!r} is no size", where="--memory", remedy="for example --memory 16G")
+    return size
 
 
 def run(argv: Sequence[str]) -> int:

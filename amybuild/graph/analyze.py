@@ -97,12 +97,16 @@ class _Analysis:
                 Action(f"{target}/corpus", target, "corpus", params, nodes=nodes, origins=origins)
             )
             params, origins = _take(task.recipe, _TRAIN)
-            vector = self.graph.add(Action(f"{target}/train", target, "train", params, dict(inputs), origins=origins))
+            needs = task.recipe.resources
+            vector = self.graph.add(
+                Action(f"{target}/train", target, "train", params, dict(inputs), origins=origins, resources=needs)
+            )
         self.vectors[task.name] = vector
         params, origins = _take(task.recipe, _VERIFY)
         params |= {"alpha": task.alpha, "lambda": self.persona.link.lam, "gates": dict(task.recipe.gates)}
         inputs["vector"] = vector
-        self.graph.add(Action(f"{target}/verify", target, "verify", params, inputs, origins=origins))
+        needs = task.recipe.resources
+        self.graph.add(Action(f"{target}/verify", target, "verify", params, inputs, origins=origins, resources=needs))
         return vector
 
     def _direction(self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe) -> str:
@@ -118,7 +122,10 @@ class _Analysis:
         )
         params, origins = _take(recipe, _ACTIVATIONS)
         inputs = {"base": self.base, "texts": texts}
-        acts = self.graph.add(Action(f"{target}/activations", target, "activations", params, inputs, origins=origins))
+        needs = recipe.resources
+        acts = self.graph.add(
+            Action(f"{target}/activations", target, "activations", params, inputs, origins=origins, resources=needs)
+        )
         params, origins = _take(recipe, _VECTORS)
         inputs = {"labels": labels, "activations": acts}
         return self.graph.add(Action(f"{target}/vectors", target, "vectors", params, inputs, origins=origins))

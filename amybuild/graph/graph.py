@@ -40,6 +40,7 @@ class Action:
     source: PathSource | None = None
     origins: Mapping[str, str] = field(default_factory=dict)  # param -> "recipe" | "param" | "base"
     after: tuple[str, ...] = ()
+    resources: Mapping[str, int] = field(default_factory=dict)  # what its recipe asks for; no part of the key
 
     @property
     def needs(self) -> tuple[str, ...]:

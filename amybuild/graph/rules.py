@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _MODEL = ("torch", "transformers", "tokenizers", "safetensors")
+_ONE_MODEL = {"model": 1}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A kind of action. `heavy` ones hold the model and all cores, so one runs at a time."""
+    """A kind of action. There is one `model` at a time: who needs it holds the base and all cores."""
 
     name: str
     entry: str  # "module:function"
     libraries: tuple[str, ...] = ()
-    heavy: bool = False
+    resources: Mapping[str, int] = field(default_factory=dict)  # what every action of it needs
     data: tuple[str, ...] = ()  # files of the package that it reads
 
 
 RULES: Mapping[str, Rule] = {
     rule.name: rule
     for rule in (
-        Rule("base", "amybuild.actions.base:run", (*_MODEL, "gguf"), heavy=True),
-        Rule("neutral", "amybuild.actions.neutral:run", _MODEL, heavy=True, data=("actions/neutral_prompts.txt",)),
+        Rule("base", "amybuild.actions.base:run", (*_MODEL, "gguf"), resources=_ONE_MODEL),
+        Rule(
+            "neutral",
+            "amybuild.actions.neutral:run",
+            _MODEL,
+            resources=_ONE_MODEL,
+            data=("actions/neutral_prompts.txt",),
+        ),
         Rule("corpus", "amybuild.actions.corpus:run"),
-        Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), heavy=True),
+        Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), resources=_ONE_MODEL),
         Rule("combine", "amybuild.actions.combine:run", ("torch", "safetensors")),
-        Rule("verify", "amybuild.actions.verify:run", _MODEL, heavy=True),
+        Rule("verify", "amybuild.actions.verify:run", _MODEL, resources=_ONE_MODEL),
         Rule("texts", "amybuild.actions.texts:run"),
         Rule("labels", "amybuild.actions.labels:run"),
-        Rule("activations", "amybuild.actions.activations:run", _MODEL, heavy=True),
+        Rule("activations", "amybuild.actions.activations:run", _MODEL, resources=_ONE_MODEL),
         Rule("vectors", "amybuild.actions.vectors:run", ("torch", "safetensors")),
-        Rule("link", "amybuild.link.run:run", ("torch", "safetensors"), heavy=True),
-        Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, heavy=True),
+        Rule("link", "amybuild.link.run:run", ("torch", "safetensors"), resources=_ONE_MODEL),
+        Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, resources=_ONE_MODEL),
     )
 }

@@ -243,4 +243,5 @@ def _load(file: Path, variant: Variant) -> Persona:
     cache = Cache(shared.at("remote"), shared.take("remote", str), shared.take("readonly", bool, False))
     shared.done()
     top.done()
-    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache)
+    texts = {"Personafile.toml": text, **book.texts}
+    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, texts)

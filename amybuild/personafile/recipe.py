@@ -9,6 +9,7 @@ from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.check import Table
+from amybuild.personafile.resources import read_resources
 from amybuild.personafile.schema import Recipe
 
 
@@ -121,12 +122,13 @@ class RecipeBook:
     def __init__(self, folder: Path, load: Callable[[Path], tuple[dict[str, Any], str]]) -> None:
         self.folder = folder
         self._load = load
-        self._read: dict[str, tuple[str, dict[str, Any], dict[str, float]]] = {}
+        self.texts: dict[str, str] = {}  # of those that were read, by "recipes/NAME.toml"
+        self._read: dict[str, tuple[str, dict[str, Any], dict[str, float], dict[str, int]]] = {}
 
     def _names(self) -> list[str]:
         return sorted(p.stem for p in self.folder.glob("*.toml")) if self.folder.is_dir() else []
 
-    def _get(self, name: str, where: str) -> tuple[str, dict[str, Any], dict[str, float]]:
+    def _get(self, name: str, where: str) -> tuple[str, dict[str, Any], dict[str, float], dict[str, int]]:
         if name in self._read:
             return self._read[name]
         path = self.folder / f"{name}.toml"
@@ -134,18 +136,19 @@ class RecipeBook:
             remedy = did_you_mean(name, self._names()) or f"recipes here: {', '.join(self._names()) or 'none'}"
             raise InputError(f"no recipe '{name}' in {self.folder.name}/", where=where, remedy=remedy)
         data, text = self._load(path)
+        self.texts[f"recipes/{path.name}"] = text
         table = Table(data, f"{self.folder.name}/{path.name}", "", text)
         kind = table.one_of("kind", FIELDS, "")
         table.taken.update(FIELDS[kind])
         table.take("description", str)
-        entry = (kind, _read(table, kind), _read_gates(table, kind))
+        entry = (kind, _read(table, kind), _read_gates(table, kind), read_resources(table))
         table.done()
         self._read[name] = entry
         return entry
 
     def resolve(self, name: str, kind: str, target: Table) -> Recipe:
         """The recipe `name` with the overrides that stand in the target's own table."""
-        found, fields, gates = self._get(name, target.at("recipe"))
+        found, fields, gates, resources = self._get(name, target.at("recipe"))
         if found != kind:
             raise target.fail(f"recipe '{name}' is for {found} targets, not {kind}", "recipe")
         own = _read(target, kind)
@@ -154,4 +157,10 @@ class RecipeBook:
         defaults = {key: spec.default for key, spec in FIELDS[kind].items()}
         origins = {key: "param" if key in own else "recipe" for key in defaults}
         origins |= {f"gates.{key}": "param" if key in own_gates else "recipe" for key in GATES[kind]}
-        return Recipe(name, {**defaults, **fields, **own}, {**GATES[kind], **gates, **own_gates}, origins)
+        return Recipe(
+            name,
+            {**defaults, **fields, **own},
+            {**GATES[kind], **gates, **own_gates},
+            origins,
+            {**resources, **read_resources(target)},
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Recipe:
     fields: Mapping[str, Any]
     gates: Mapping[str, float]
     origins: Mapping[str, str]  # field -> "recipe" | "param"
+    resources: Mapping[str, int] = field(default_factory=dict)  # gpu: how many, memory: bytes; no part of any key
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Persona:
     readout: Readout | None
     link: Link
     cache: Cache
+    texts: Mapping[str, str] = field(default_factory=dict)  # what was read: "Personafile.toml", "recipes/NAME.toml"
 
     def linked(self) -> tuple[Task, ...]:
         """The tasks whose vectors reach the checkpoint, by name."""

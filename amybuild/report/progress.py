@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from amybuild.events import Event
+from amybuild.report.check import differences
 from amybuild.report.text import duration
 
 _EVERY = 10.0  # seconds between two progress lines of one action, where lines stay
@@ -91,6 +92,10 @@ class PlainLines:
             self._line(f"{self._count()} {action}  waiting: {fields['reason']}")
         elif event.kind == "note":
             self._line(f"note: {fields['text']}")
+        elif event.kind == "differs":
+            self._line(f"{action}: another result than the cached one")
+            for line in differences(fields):
+                self._line(f"    {line}")
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -161,9 +166,11 @@ class JsonLines:
 
 
 class Silent:
-    """``--quiet``: failures only."""
+    """``--quiet``: failures only, and what a check found."""
 
     def __call__(self, event: Event) -> None:
+        if event.kind == "differs":
+            print("\n    ".join([f"{event.action}: another result", *differences(event.fields)]), file=sys.stderr)
         if event.kind == "failed":
             print(f"{event.action}: " + "\n".join(_failure(event)), file=sys.stderr)
 

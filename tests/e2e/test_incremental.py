@@ -109,7 +109,7 @@ def test_force_runs_a_cached_target_and_gets_the_same_bytes(built: Space) -> Non
 
 
 def test_check_reruns_everything_and_finds_no_difference(built: Space) -> None:
-    assert len(built.build("--check").ran) == 18
+    assert len(built.build("--check").ran) == 17, "18 actions, and two of them are one: the same key"
 
 
 def test_one_target_builds_what_it_needs_and_no_more(space: Space) -> None:

@@ -15,12 +15,15 @@ import pytest
 from amybuild.cache.actions import ActionCache
 from amybuild.cache.store import Store
 from amybuild.errors import ActionError, InputError, Interrupted
-from amybuild.events import Event
-from amybuild.execute.local import LocalExecutor, Outcome
+from amybuild.events import Event, one_at_a_time
+from amybuild.execute.job import Job
+from amybuild.execute.local import LocalExecutor
+from amybuild.execute.scheduler import Outcome, Scheduler
 from amybuild.graph.graph import Action, NodeSource, PathSource
 from amybuild.plan.plan import Identity
 
 RULES = ("light", "heavy", "other")
+HEAVY = {"heavy": {"model": 1}}
 IDENTITY = Identity({rule: {} for rule in RULES}, {rule: {} for rule in RULES})
 
 
@@ -43,9 +46,7 @@ class Fake:
         self.now: set[str] = set()
         self.together: list[set[str]] = []
 
-    def __call__(
-        self, action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]
-    ) -> None:
+    def __call__(self, action: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
         with self.lock:
             self.ran.append(action.id)
             self.now.add(action.id)
@@ -65,7 +66,7 @@ class Fake:
                 self.now.discard(action.id)
 
 
-def value_of(action: Action, inputs: list[str], nodes: list[str]) -> str:
+def value_of(action: Action | Job, inputs: list[str], nodes: list[str]) -> str:
     """The pure model of what an action makes; an even value and the odd one above it make the same."""
     return f"{action.params['name']}={action.params['value'] // 2}({','.join(inputs)}){'+'.join(nodes)}"
 
@@ -93,11 +94,21 @@ class World:
     ) -> Outcome:
         store = Store(self.root)
         self.events = []
-        options = {"heavy": frozenset({"heavy"}), "jobs": 2, **options}
-        executor = LocalExecutor(store, ActionCache(store), runner or Fake(), self.told, **options)
+        jobs, told = options.pop("jobs", 2), one_at_a_time(self.told)
+        executor = LocalExecutor(
+            store,
+            runner or Fake(),
+            jobs=jobs,
+            progress=lambda id, *_: told(Event("progress", id)),
+            host=lambda: {"machine": "here"},
+            source_digest=options.pop("source_digest", None),
+        )
+        options = {"needs": lambda one: {**HEAVY.get(one.rule, {}), **one.resources}, "pause": 0.0, **options}
+        scheduler = Scheduler(store, ActionCache(store), executor, told, jobs=jobs, **options)
         try:
-            return executor.run(actions, IDENTITY, frozenset(forced))
+            return scheduler.run(actions, IDENTITY, frozenset(forced))
         finally:
+            executor.close()
             store.close()
 
     def values(self, outcome: Outcome) -> dict[str, str]:
@@ -203,11 +214,16 @@ def test_a_forced_action_runs_and_a_different_result_is_told(world: World) -> No
     same = world.build(DIAMOND, forced=("a/x",))
     assert (same.ran, same.differs) == (["a/x"], {})
 
-    def other(action: Action, key: str, inputs: Any, out: Path, progress: Any) -> None:
+    def other(action: Job, inputs: Any, out: Path, progress: Any) -> None:
         (out / "value").write_text("other")
 
     checked = world.build(DIAMOND, other, forced=("a/x",), compare=True)
-    assert checked.differs["a/x"] == (first.records["a/x"].output, checked.records["a/x"].output)
+    cached, new = checked.differs["a/x"]
+    assert (cached.output, new.output != cached.output) == (first.records["a/x"].output, True)
+    outputs = {id: record.output for id, record in first.records.items()}
+    assert {id: record.output for id, record in checked.records.items()} == outputs, (
+        "what follows is judged on the inputs that it had"
+    )
     assert world.values(world.build(DIAMOND))["a/x"] == "a/x=0()", "a comparison replaces nothing"
     world.build(DIAMOND, other, forced=("a/x",))
     assert world.values(world.build(DIAMOND))["a/x"] == "other"
@@ -226,7 +242,7 @@ def test_a_failure_blocks_what_depends_on_it(world: World, jobs: int) -> None:
     assert world.kinds("b/x") == ["start", "failed"]
     assert world.kinds("e/x") == ["blocked"]
     failed = next(e for e in world.events if e.kind == "failed")
-    assert failed.fields == {"error": "it is bad", "where": "b/x", "remedy": "mend it"}
+    assert failed.fields == {"error": "it is bad", "where": "b/x", "remedy": "mend it", "class": "error"}
     again = world.build(actions)
     assert set(again.ran) == {"b/x", "d/x", "e/x"}, "a failure is not kept, what was finished is"
 
@@ -277,7 +293,7 @@ def test_a_failure_outside_the_rule_is_an_action_error_too(world: World, monkeyp
 
 
 def test_an_output_that_is_no_plain_file_is_refused(world: World) -> None:
-    def runner(action: Action, key: str, inputs: Any, out: Path, progress: Any) -> None:
+    def runner(action: Job, inputs: Any, out: Path, progress: Any) -> None:
         (out / "link").symlink_to("value")
 
     assert "not a plain file" in world.build(graph(action("a/x")), runner).failed["a/x"].what
@@ -296,7 +312,7 @@ def test_an_interrupt_keeps_what_is_finished(world: World) -> None:
 
 
 def test_an_action_stops_at_its_next_progress(world: World) -> None:
-    def runner(action: Action, key: str, inputs: Any, out: Path, progress: Callable[..., None]) -> None:
+    def runner(action: Job, inputs: Any, out: Path, progress: Callable[..., None]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         for step in range(1000):
             progress(step, 1000)

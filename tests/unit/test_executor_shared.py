@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import amybuild
-from amybuild.execute.local import Outcome
+from amybuild.execute.scheduler import Outcome
 from amybuild.graph.graph import Action
 from tests.unit.test_executor import DIAMOND, RULES, Fake, World, action, graph, model
 

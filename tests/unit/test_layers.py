@@ -18,7 +18,7 @@ BELOW = {
     *("errors", "events", "digest", "personafile", "memory", "graph", "plan", "cache", "execute", "model"),
     *("actions", "link", "product", "serve", "report"),
 }
-# room -> what it may import: the table of the design note, and `product`, which joins cache and link
+# room -> what it may import: the table of the design note, and `product`, which joins cache, link and provenance
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors", "digest"},
     "actions": {"model", "memory", "errors", "digest"},
     "link": {"errors", "digest"},
-    "product": {"cache", "link", "personafile", "digest", "errors"},
+    "provenance": set(),
+    "product": {"provenance", "cache", "link", "personafile", "digest", "errors"},
     "serve": {"model", "link", "errors"},
     "report": {"events", "plan", "errors"},
     "versions": {"product", "cache", "plan", "personafile", "errors"},
