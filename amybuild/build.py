@@ -33,8 +33,6 @@ from amybuild.plan.explain import Explanation, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
 
-_ROUNDS = 3  # of one build, when results turn out to be damaged or gone as they are needed
-
 if TYPE_CHECKING:
     from amybuild.execute.job import Job
     from amybuild.execute.scheduler import Outcome
@@ -222,11 +220,22 @@ def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
         check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
     summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
-        try:
-            _finish(project, records, summary, sink)
-        except CacheDamage:  # gone since it was looked up: collected, damaged, or not in the shared store after all
-            _finish(project, _execute(project, summary, sink), summary, sink)
+        _complete(project, records, summary, sink)
     return summary
+
+
+def _complete(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
+    """`_finish`, and what is found gone meanwhile (collected, damaged, not in the shared store after all) is made."""
+    for left in reversed(range(len(project.actions) + 1)):  # every time one more result is known to be gone
+        try:
+            return _finish(project, records, summary, sink)
+        except CacheDamage:
+            if not left:
+                raise
+        records = _execute(project, summary, sink)
+        if summary.failed or summary.blocked:
+            return None
+    return None
 
 
 def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record]:
@@ -279,18 +288,18 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
         code_is=project.code_is,
     )
     project.store.begin()  # what a lookup finds from here on stays until the build is in the history
-    ran: list[str] = []
+    ran = summary.ran  # of earlier rounds
     try:
-        for _ in range(_ROUNDS):
+        for _ in range(len(project.actions) + 1):
             outcome = scheduler.run(project.actions, project.identity, project.forced - set(ran))
-            ran += outcome.ran
+            ran += [id for id in outcome.ran if id not in ran]
             if not any(isinstance(error, CacheDamage) for error in outcome.failed.values()):
-                break  # else an input was not whole when it was needed: now its action is a miss, and runs
+                break  # else an input was found gone when it was needed: now its action is a miss, and runs
     finally:
         executor.close()
         project.history.note(scheduler.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
         project.memo.save()
-    summary.ran, summary.hits = ran, [id for id in outcome.hits if id not in ran]
+    summary.hits = [id for id in outcome.hits if id not in ran]
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if options.check:
         _compare(project, outcome, sink)

@@ -271,8 +271,11 @@ class Store:
                 clone(self._object(entry.digest), path)
 
     def read_file(self, digest: str, name: str) -> bytes | None:
-        """One file of a tree, fetched if need be; None when the tree is not here or has no such file."""
-        entry = (self.tree(digest) or {}).get(name)
+        """One file of a tree, fetched if need be; None when the tree has no such file. Raises CacheDamage."""
+        files = self.tree(digest)
+        if files is None:
+            raise self._gone(digest)
+        entry = files.get(name)
         if entry is None:
             return None
         if not self._has(entry.digest, entry.size) and not self._fetch(digest, entry):

@@ -1,0 +1,229 @@
+"""Projects that share results: through a folder and through an S3 server, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Space
+
+
+def finished(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, list[str]], str]:
+    """The summary of a build in a process of its own, and what it told."""
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == code, f"{out}\n{err}"
+    assert "Traceback" not in err
+    events = [json.loads(line) for line in out.splitlines()]
+    notes = "\n".join(event["text"] for event in events if event["event"] == "note")
+    return events[-1], notes + err
+
+
+def clone(space: Space, root: Path) -> Space:
+    """The same project elsewhere, without cache and product."""
+    shutil.copytree(space.root, root, symlinks=True, ignore=shutil.ignore_patterns("cache", "dist"))
+    again = object.__new__(Space)
+    again.root = root
+    return again
+
+
+def product(space: Space) -> dict[str, bytes]:
+    return {
+        path.relative_to(space.product).as_posix(): path.read_bytes()
+        for path in sorted(space.product.rglob("*"))
+        if path.is_file()
+    }
+
+
+def share(space: Space, folder: Path, more: str = "") -> None:
+    space.edit("Personafile.toml", "[link]", f'[cache]\nremote = "{folder.as_uri()}"\n{more}\n[link]')
+
+
+def test_two_projects_share_through_a_folder(built: Space, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    share(built, shared)
+    shutil.rmtree(built.root / "cache")
+    first, _ = finished(built.spawn("--json"))
+    assert len(first["ran"]) == 17
+    other = clone(built, tmp_path / "other")
+    second, told = finished(other.spawn("--json"))
+    assert second["ran"] == []
+    assert not told
+    assert product(other) == product(built)
+    assert states_of_objects(other) < states_of_objects(built), "only what the product needs was fetched"
+    shutil.move(shared, tmp_path / "away")
+    third, told = finished(other.spawn("--json"))
+    assert third["ran"] == []
+    assert not told, "a no-op asks nobody"
+    other.edit("Personafile.toml", "alpha = 1.0", "alpha = 0.9")
+    fourth, told = finished(other.spawn("--json"))
+    assert set(fourth["ran"]) >= {"task.listen/verify", "checkpoint/link", "persona/verify"}
+    result = other.run("--explain")
+    assert result.code == 0
+
+
+def states_of_objects(space: Space) -> set[str]:
+    return {path.name for path in (space.root / "cache/v1/objects").rglob("*") if path.is_file()}
+
+
+def test_two_projects_at_once_with_one_folder_both_come_out_right(built: Space, tmp_path: Path) -> None:
+    share(built, tmp_path / "shared")
+    shutil.rmtree(built.root / "cache")
+    other = clone(built, tmp_path / "other")
+    for process in [built.spawn("--json"), other.spawn("--json")]:
+        finished(process)
+    assert product(other) == product(built)
+    assert finished(clone(built, tmp_path / "third").spawn("--json"))[0]["ran"] == []
+
+
+def test_a_damaged_shared_store_costs_a_run_and_is_told(built: Space, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shutil.copytree(built.root / "cache" / "v1", shared / "v1")
+    share(built, shared)
+    for path in (shared / "v1/objects").rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            data = path.read_bytes()
+            path.chmod(0o644)
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    other = clone(built, tmp_path / "other")
+    summary, told = finished(other.spawn("--json"))
+    assert "is damaged: it is not used" in told
+    assert "checkpoint/link" in summary["ran"]
+    assert product(other) == product(built)
+    assert finished(clone(built, tmp_path / "third").spawn("--json"))[0]["ran"] == [], "and it is mended"
+
+
+def test_a_read_only_shared_store_is_not_written(built: Space, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shutil.copytree(built.root / "cache" / "v1", shared / "v1")
+    share(built, shared, "readonly = true")
+    other = clone(built, tmp_path / "other")
+    other.edit("Personafile.toml", "density = 0.5", "density = 0.25")
+    before = sorted(shared.rglob("*"))
+    summary, _ = finished(other.spawn("--json"))
+    assert set(summary["ran"]) == {"checkpoint/link", "persona/verify"}
+    assert sorted(shared.rglob("*")) == before
+
+
+def test_an_unusable_address_is_an_input_error_that_keeps_the_secret(built: Space) -> None:
+    built.edit("Personafile.toml", "[link]", '[cache]\nremote = "s3://me:TOKEN@bucket"\n\n[link]')
+    result = built.run()
+    assert result.code == 2
+    assert "[cache] remote" in result.err
+    assert "TOKEN" not in result.err
+    built.edit("Personafile.toml", 'remote = "s3://me:TOKEN@bucket"', "readonly = 3")
+    assert built.run().code == 2
+
+
+def test_a_checkout_fetches_what_it_needs(built: Space, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shutil.copytree(built.root / "cache" / "v1", shared / "v1")
+    share(built, shared)
+    other = clone(built, tmp_path / "other")
+    first = other.build().summary["build"]
+    other.edit("Personafile.toml", "density = 0.5", "density = 0.25")
+    other.build()
+    shutil.rmtree(other.root / "cache/v1/objects")
+    result = other.run("checkout", first)
+    assert result.code == 0, result.err
+    assert product(other) == product(built)
+
+
+# a real S3 server
+
+BUCKET = "personas"
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The endpoint of an S3 server with an empty bucket."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    assert host
+    for name, value in (
+        *(("AWS_ENDPOINT_URL", endpoint), ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), ("AWS_DEFAULT_REGION", "us-east-1")),
+        *(("AWS_SECRET_ACCESS_KEY", "VERYSECRETKEY"), ("AMYBUILD_REMOTE", f"s3://{BUCKET}/team/a")),
+    ):
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=BUCKET)
+    yield endpoint
+    server.stop()
+
+
+@pytest.mark.s3
+def test_two_projects_share_through_s3(built: Space, tmp_path: Path, s3: str) -> None:
+    import boto3
+
+    shutil.rmtree(built.root / "cache")
+    first, told = finished(built.spawn("--json"))
+    assert len(first["ran"]) == 17
+    assert not told
+    client = boto3.client("s3", endpoint_url=s3)
+    names = [row["Key"] for row in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert {name.split("/")[3] for name in names} == {"actions", "trees", "objects"}
+    assert all(name.startswith("team/a/v1/") for name in names)
+    other = clone(built, tmp_path / "other")
+    second, told = finished(other.spawn("--json"))
+    assert second["ran"] == []
+    assert not told
+    assert product(other) == product(built)
+    for name in names:  # damage every object
+        if "/objects/" in name:
+            body = client.get_object(Bucket=BUCKET, Key=name)["Body"].read()
+            client.put_object(Bucket=BUCKET, Key=name, Body=body[:-1] + b"?")
+    third = clone(built, tmp_path / "third")
+    summary, told = finished(third.spawn("--json"))
+    assert "is damaged: it is not used" in told
+    assert "checkpoint/link" in summary["ran"]
+    assert product(third) == product(built)
+    for place in (built, other, third):
+        secret = [p for p in place.root.rglob("*") if p.is_file() and b"VERYSECRETKEY" in p.read_bytes()]
+        assert not secret
+
+
+@pytest.mark.s3
+def test_the_first_record_on_s3_stays(tmp_path: Path, s3: str) -> None:
+    from amybuild.cache.remote import open_place
+
+    assert s3
+    place = open_place(os.environ["AMYBUILD_REMOTE"], "here", "v1")
+    place.add("actions/aa/x.json", b"one", replace=False)
+    with pytest.raises(FileExistsError):
+        place.add("actions/aa/x.json", b"two", replace=False)
+    assert place.read("actions/aa/x.json") == b"one"
+    with pytest.raises(FileNotFoundError):
+        place.read("actions/aa/y.json")
+    with pytest.raises(FileNotFoundError):
+        place.size("actions/aa/y.json")
+    (tmp_path / "big").write_bytes(os.urandom(7 << 20))
+    place.send("objects/aa/big", tmp_path / "big")
+    assert place.size("objects/aa/big") == 7 << 20
+    place.fetch("objects/aa/big", tmp_path / "got", 7 << 20)
+    assert (tmp_path / "got").read_bytes() == (tmp_path / "big").read_bytes()
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("how", ["dead", "no bucket"])
+def test_an_s3_that_is_not_there_is_one_note_and_no_wait(
+    built: Space, s3: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "dead":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    else:
+        monkeypatch.setenv("AMYBUILD_REMOTE", "s3://another-bucket")
+    built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
+    summary, told = finished(built.spawn("--json"))
+    assert set(summary["ran"]) == {"checkpoint/link", "persona/verify"}
+    assert told.count("shared store") == 1, told
+    assert "VERYSECRETKEY" not in told
+    assert s3
