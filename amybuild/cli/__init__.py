@@ -16,6 +16,9 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "diff": "history:diff",
     "pin": "history:pin",
     "checkout": "history:checkout",
+    "watch": "watch:watch",
+    "init": "project:init",
+    "doctor": "project:doctor",
 }
 
 
