@@ -271,15 +271,18 @@ def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
     from amybuild.execute.compare import compare
 
     def files(record: Record) -> dict[str, Path]:
-        entries = project.store.tree(record.output) or {}
-        return {name: project.store.object_path(entry.digest) for name, entry in entries.items()}
+        folder = project.store.view(record.output, project.store.scratch() / "tree")
+        return {p.relative_to(folder).as_posix(): p.resolve() for p in folder.rglob("*") if p.is_file()}
 
     if outcome.alone:
         some = ", ".join(outcome.alone[:3]) + (f" and {len(outcome.alone) - 3} more" if len(outcome.alone) > 3 else "")
         sink(Event("note", fields={"text": f"nothing in the cache to compare with: {some}"}))
-    for id, (cached, new) in outcome.differs.items():
-        hosts = {"old": dict(cached.host), "new": dict(new.host)}
-        sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
+    try:
+        for id, (cached, new) in outcome.differs.items():
+            hosts = {"old": dict(cached.host), "new": dict(new.host)}
+            sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
+    finally:
+        project.store.close()
     if outcome.differs:
         names = ", ".join(outcome.differs)
         remedy = "the cached results stay; DESIGN.md, What is bit-exact, says when this is to be expected"

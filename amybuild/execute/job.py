@@ -46,6 +46,7 @@ class Kind(Enum):
     MEMORY = "out of memory"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
+    LOST = "an input is not whole"  # what made it is a miss now: another build makes it again
     PREEMPTED = "preempted"  # its machine was taken away: no fault of the job
     INFRASTRUCTURE = "infrastructure"  # what is between here and the job broke
 

@@ -121,7 +121,8 @@ class LocalExecutor:
 def failure(error: Exception, action: str) -> Failure:
     """What a user sees of an exception."""
     if isinstance(error, AmyError):
-        return Failure(Kind.ERROR, error.what, error.where, error.remedy)
+        kind = Kind.LOST if isinstance(error, CacheDamage) else Kind.ERROR
+        return Failure(kind, error.what, error.where, error.remedy)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without torch
         remedy = "a smaller batch, or a machine with more memory (resources in the recipe can ask for it)"
         return Failure(Kind.MEMORY, "out of memory", action, remedy)

@@ -13,7 +13,7 @@ from typing import Any
 
 from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.store import Store, disk_errors
-from amybuild.errors import ActionError, AmyError, Interrupted
+from amybuild.errors import ActionError, AmyError, CacheDamage, Interrupted
 from amybuild.events import Event, Sink
 from amybuild.execute.job import Executor, Failure, Job, Kind, Result, Source
 from amybuild.execute.local import failure
@@ -297,7 +297,8 @@ class Scheduler:
 
     def _fail(self, id: str, why: Failure) -> None:
         self._no_longer_ready(id)
-        self.outcome.failed[id] = ActionError(why.what, where=why.where, remedy=why.remedy)
+        error = CacheDamage if why.kind is Kind.LOST else ActionError
+        self.outcome.failed[id] = error(why.what, where=why.where, remedy=why.remedy)
         fields = {"error": why.what, "where": why.where, "remedy": why.remedy, "class": why.kind.value}
         self.sink(Event("failed", id, fields))
 
