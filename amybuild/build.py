@@ -27,7 +27,7 @@ from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
 from amybuild.personafile.resources import bytes_of as bytes_of
 from amybuild.personafile.schema import Persona
-from amybuild.plan.code import CodeIndex, library_versions, source_stats
+from amybuild.plan.code import CodeIndex, library_versions, source_stats, untouched
 from amybuild.plan.explain import Explanation, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
@@ -111,7 +111,7 @@ class Project:
     def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
         """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
         root = Path(amybuild.__file__).parent
-        if source_stats(root) == self._stats:
+        if untouched(root, self._stats):
             return True
         return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
 
