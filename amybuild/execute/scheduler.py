@@ -246,7 +246,9 @@ class Scheduler:
     # what ended
 
     def _wait(self) -> None:
-        timeout = _LOOK if self._elsewhere or self._again else _TICK
+        timeout = _LOOK if self._elsewhere else _TICK
+        if self._again:
+            timeout = max(0.0, min(timeout, self._again[0][0] - time.monotonic()))
         if not self._running:
             time.sleep(timeout)
             return
