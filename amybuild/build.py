@@ -28,7 +28,7 @@ from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
 from amybuild.personafile.resources import bytes_of as bytes_of
 from amybuild.personafile.schema import Persona
-from amybuild.plan.code import CodeIndex, library_versions, source_stats
+from amybuild.plan.code import CodeIndex, library_versions, source_stats, untouched
 from amybuild.plan.explain import Explanation, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
@@ -112,7 +112,7 @@ class Project:
     def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
         """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
         root = Path(amybuild.__file__).parent
-        if source_stats(root) == self._stats:
+        if untouched(root, self._stats):
             return True
         return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
 
@@ -263,7 +263,7 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
     shown = one_at_a_time(sink)
 
     def told(event: Event) -> None:
-        again = event.kind == "failed" and event.fields.get("class") == "damaged input"  # no failure: see below
+        again = event.kind == "failed" and event.fields.get("class") == "an input is not whole"  # no failure: see below
         shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
 
     options = project.options
@@ -311,15 +311,18 @@ def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
     from amybuild.execute.compare import compare
 
     def files(record: Record) -> dict[str, Path]:
-        entries = project.store.tree(record.output) or {}
-        return {name: project.store.object_path(entry.digest) for name, entry in entries.items()}
+        folder = project.store.view(record.output, project.store.scratch() / "tree")
+        return {p.relative_to(folder).as_posix(): p.resolve() for p in folder.rglob("*") if p.is_file()}
 
     if outcome.alone:
         some = ", ".join(outcome.alone[:3]) + (f" and {len(outcome.alone) - 3} more" if len(outcome.alone) > 3 else "")
         sink(Event("note", fields={"text": f"nothing in the cache to compare with: {some}"}))
-    for id, (cached, new) in outcome.differs.items():
-        hosts = {"old": dict(cached.host), "new": dict(new.host)}
-        sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
+    try:
+        for id, (cached, new) in outcome.differs.items():
+            hosts = {"old": dict(cached.host), "new": dict(new.host)}
+            sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
+    finally:
+        project.store.close()
     if outcome.differs:
         names = ", ".join(outcome.differs)
         remedy = "the cached results stay; DESIGN.md, What is bit-exact, says when this is to be expected"

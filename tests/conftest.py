@@ -23,6 +23,12 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of many small builds that are not about power loss: waiting for the disk is most of their time."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
 def space(tmp_path: Path, tiny_base: Path) -> Space:
     """A project that was never built."""
     return Space(tmp_path / "project", tiny_base)

@@ -18,6 +18,9 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "checkout": "history:checkout",
     "gc": "store:gc",
     "fsck": "store:fsck",
+    "watch": "watch:watch",
+    "init": "project:init",
+    "doctor": "project:doctor",
 }
 
 

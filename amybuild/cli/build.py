@@ -32,6 +32,9 @@ commands:
   amybuild checkout BUILD       put an earlier build back into dist/, without training
   amybuild gc                   free what no pin, recent build or running process needs
   amybuild fsck                 hash the whole cache again, find damage, mend it
+  amybuild watch [TARGET…]      build again after every edit
+  amybuild init [DIR]           a new project to start from
+  amybuild doctor               what is wrong with this project and this machine
 
 `amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of one, or a name given by `pin --name`.
 exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --check differs, 5 cache damaged,

@@ -45,8 +45,8 @@ class Kind(Enum):
     ERROR = "error"  # the action cannot do its work; it would not another time either
     MEMORY = "out of memory"
     TIMEOUT = "timeout"
-    DAMAGE = "damaged input"  # the store no longer holds what it reads; who made that must run again
     CANCELLED = "cancelled"
+    LOST = "an input is not whole"  # what made it is a miss now: another build makes it again
     PREEMPTED = "preempted"  # its machine was taken away: no fault of the job
     INFRASTRUCTURE = "infrastructure"  # what is between here and the job broke
 

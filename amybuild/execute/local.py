@@ -50,9 +50,10 @@ class LocalExecutor:
     def poll(self, handles: Collection[str], timeout: float) -> dict[str, Result | Failure]:
         futures = {self._jobs[handle][0]: handle for handle in handles}
         finished, _ = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
-        for future in finished:
-            del self._jobs[futures[future]]
-        return {futures[future]: future.result() for future in finished}
+        found = {futures[future]: future.result() for future in finished}
+        for handle in found:
+            del self._jobs[handle]
+        return found
 
     def cancel(self, handle: str) -> None:
         self._jobs[handle][1].set()
@@ -121,7 +122,7 @@ class LocalExecutor:
 def failure(error: Exception, action: str) -> Failure:
     """What a user sees of an exception."""
     if isinstance(error, AmyError):
-        kind = Kind.DAMAGE if isinstance(error, CacheDamage) else Kind.ERROR
+        kind = Kind.LOST if isinstance(error, CacheDamage) else Kind.ERROR
         return Failure(kind, error.what, error.where, error.remedy)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without torch
         remedy = "a smaller batch, or a machine with more memory (resources in the recipe can ask for it)"

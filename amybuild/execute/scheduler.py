@@ -106,7 +106,6 @@ class Scheduler:
                 if self._running or self._again or self._elsewhere:
                     self._wait()
         except KeyboardInterrupt:
-            self._drain()
             raise Interrupted("interrupted", remedy="run amybuild again: finished actions are kept") from None
         finally:
             self._drain()
@@ -156,14 +155,15 @@ class Scheduler:
         while self._again and self._again[0][0] <= time.monotonic():
             one = heapq.heappop(self._again)[2]
             self._running[self.executor.submit(one.job)] = one
-        if self.outcome.failed and not self.keep_going:
-            self._ready.clear()
-            self._elsewhere.clear()
         hits = -1
         while hits < len(self.outcome.hits):  # a hit may have made more of them ready
             hits = len(self.outcome.hits)
             for _, id in list(self._ready):
                 held = [*self._running.values(), *(one for _, _, one in self._again)]
+                if self.outcome.failed and not self.keep_going:
+                    self._ready.clear()
+                    self._elsewhere.clear()
+                    return
                 if len(held) >= self.jobs:
                     return
                 self._consider(id, held)
@@ -178,8 +178,8 @@ class Scheduler:
             return
         if any(one.key == decision.manifest.key for one in held):
             return  # a twin runs: its result is this one's too
-        looked = self._elsewhere.get(id, 0) > time.monotonic()
-        if not looked and self.capacity.fits(needs, [one.job.resources for one in held]):
+        just_looked = self._elsewhere.get(id, 0) > time.monotonic()
+        if not just_looked and self.capacity.fits(needs, [one.job.resources for one in held]):
             self._begin(id, decision, needs)
 
     def _no_longer_ready(self, id: str) -> None:
@@ -238,7 +238,9 @@ class Scheduler:
     # what ended
 
     def _wait(self) -> None:
-        timeout = _LOOK if self._elsewhere or self._again else _TICK
+        timeout = _LOOK if self._elsewhere else _TICK
+        if self._again:
+            timeout = max(0.0, min(timeout, self._again[0][0] - time.monotonic()))
         if not self._running:
             time.sleep(timeout)
             return
@@ -289,7 +291,7 @@ class Scheduler:
 
     def _fail(self, id: str, why: Failure) -> None:
         self._no_longer_ready(id)
-        error = CacheDamage if why.kind is Kind.DAMAGE else ActionError
+        error = CacheDamage if why.kind is Kind.LOST else ActionError
         self.outcome.failed[id] = error(why.what, where=why.where, remedy=why.remedy)
         fields = {"error": why.what, "where": why.where, "remedy": why.remedy, "class": why.kind.value}
         self.sink(Event("failed", id, fields))

@@ -195,6 +195,18 @@ def source_stats(root: Path) -> list[list[int | str]]:
     return sorted(stats, key=str)
 
 
+def untouched(root: Path, stats: list[list[int | str]]) -> bool:
+    """Whether the files of `stats` are what they were; a new file counts when another one comes to import it."""
+    for name, *was in stats:
+        try:
+            s = os.stat(f"{root}/{name}")
+        except OSError:
+            return False
+        if [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] != was:
+            return False
+    return True
+
+
 def library_versions(names: Iterable[str], path: Iterable[str] | None = None) -> Mapping[str, str]:
     """Installed versions by reading folder names (importing `importlib.metadata` costs more than a no-op build)."""
     wanted = {name.replace("-", "_").lower(): name for name in names}

@@ -110,6 +110,7 @@ def version(rng: random.Random, shape: list[list[int]]) -> dict[str, Action]:
     )
 
 
+@pytest.mark.usefixtures("no_fsync")
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10**9))
 def test_random_builds_with_failures_make_what_the_model_says(

@@ -38,7 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"events", "plan", "errors"},
     "versions": {"product", "cache", "plan", "personafile", "errors"},
     "build": BELOW | {"versions"},
-    "cli": {"build", "versions", "cache", "report", "errors"},
+    "watch": {"personafile", "errors"},
+    "doctor": BELOW | {"build", "versions"},
+    "cli": {"build", "versions", "watch", "doctor", "cache", "report", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
 }

@@ -1,0 +1,199 @@
+"""What is wrong with this project and this machine: a list of findings, each with its remedy."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from amybuild.build import Options, Project
+from amybuild.cache.store import write_atomic
+from amybuild.errors import AmyError
+from amybuild.execute.resources import free_memory, visible_gpus
+from amybuild.personafile.lock import parse
+from amybuild.plan.code import library_versions
+from amybuild.plan.plan import State
+from amybuild.versions import open_cache
+
+_SPARE = 2 << 30  # bytes that a build should leave free on its disk
+_UNKNOWN = 1 << 29  # bytes of a base that was not imported yet: the shipped one and some room
+_LITTLE = 2 << 30  # bytes of memory with which even the smallest base gets slow
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `level`: ok | warn | fail."""
+
+    level: str
+    name: str
+    what: str
+    remedy: str | None = None
+
+
+def examine(file: Path) -> list[Finding]:
+    """Look at everything; a check that fails unexpectedly is a finding itself. Runs no action and loads no model."""
+    found = [*_libraries(), *_machine()]
+    try:
+        project = Project(Options(file=file))
+    except AmyError as error:
+        where = f"{error.where}: " if error.where else ""
+        found.append(Finding("fail", "project", where + error.what, error.remedy))
+        root = file.resolve().parent
+        return [*found, *_cache(root), *_disk(root, 0)] if root.is_dir() else found
+    return [*found, *_project(project), *_cache(project.persona.root), *_estimate(project), *_lock(project)]
+
+
+def _libraries() -> Iterator[Finding]:
+    """What is installed against what amybuild asks for, and whether torch can be imported (the slow part: seconds)."""
+    yield Finding("ok", "python", ".".join(map(str, sys.version_info[:3])))
+    wanted = _wanted()
+    for name, version in sorted(library_versions(wanted).items()):
+        least = wanted[name]
+        if version == "absent":
+            yield Finding("fail", name, "is not installed", f"pip install '{name}>={least}'")
+        elif _numbers(version) < _numbers(least):
+            yield Finding("fail", name, f"{version} is too old", f"pip install '{name}>={least}'")
+        else:
+            yield Finding("ok", name, version)
+    try:
+        importlib.import_module("torch")
+    except Exception as error:
+        yield Finding("fail", "torch", f"does not import ({type(error).__name__})", "install it anew for this machine")
+
+
+def _wanted() -> dict[str, str]:
+    """Library -> the least version, as amybuild's own package says; nothing when it is not installed as one."""
+    try:
+        lines = importlib.metadata.requires("amybuild") or []
+    except importlib.metadata.PackageNotFoundError:
+        lines = []
+    found = (re.fullmatch(r"([\w.-]+)>=([\d.]+)", line) for line in lines)  # extras carry a marker and do not match
+    return {one.group(1): one.group(2) for one in found if one}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split("+")[0].split(".")
+    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in parts[:3])
+
+
+def _machine() -> Iterator[Finding]:
+    memory, gpus = free_memory(), visible_gpus()
+    if memory < _LITTLE:
+        yield Finding("warn", "memory", f"{_size(memory)} free", "close other programs, or take a smaller base")
+    else:
+        yield Finding("ok", "memory", f"{_size(memory)} free")
+    torch = sys.modules.get("torch")
+    usable = bool(torch is not None and torch.cuda.is_available())
+    if gpus and not usable:
+        yield Finding("warn", "gpu", f"{gpus} here, but torch cannot use them", "install a torch build for this driver")
+    else:
+        yield Finding("ok", "gpu", f"{gpus}" if gpus else "none: everything runs on the CPU")
+
+
+def _project(project: Project) -> Iterator[Finding]:
+    persona = project.persona
+    tasks, nodes = len(persona.tasks), {n.key for a in project.graph.actions.values() for n in a.nodes}
+    yield Finding(
+        "ok", "project", f"{persona.name}: {tasks} tasks, {len(project.actions)} actions, {len(nodes)} nodes read"
+    )
+    for warning in project.warnings[:5]:
+        yield Finding("warn", "memory graph", warning, "mend the node, or leave it: it harms no build")
+    if len(project.warnings) > 5:
+        yield Finding("warn", "memory graph", f"{len(project.warnings) - 5} more warnings", "amybuild -n lists them")
+    asked = [action for action in project.actions.values() if action.resources]
+    if any(action.resources.get("gpu", 0) > visible_gpus() for action in asked):
+        yield Finding("fail", "gpu", "a recipe asks for more GPUs than there are", "take gpu out of its resources")
+    if any(action.resources.get("memory", 0) > free_memory() for action in asked):
+        yield Finding("fail", "memory", "a recipe asks for more memory than is free", "a smaller batch, or --memory")
+
+
+def _cache(root: Path) -> Iterator[Finding]:
+    store, _ = open_cache(root)
+    probe = store.root / ".doctor"
+    try:
+        write_atomic(probe, b"")
+        probe.unlink()
+    except (AmyError, OSError) as error:
+        remedy = (error.remedy if isinstance(error, AmyError) else None) or "point AMYBUILD_CACHE at another folder"
+        yield Finding("fail", "cache", f"{store.root} cannot be written", remedy)
+        return
+    sizes = [entry.stat().st_size for entry in (store.root / "objects").rglob("*") if entry.is_file()]
+    yield Finding("ok", "cache", f"{_size(sum(sizes))} in {len(sizes)} files at {store.root}")
+    stale = [room for room in _rooms(store.root) if not _is_held(room)]
+    if stale:
+        what = f"{len(stale)} temporary folders of builds that were killed"
+        yield Finding("warn", "cache", what, "the next build removes them")
+
+
+def _rooms(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "tmp").glob("*") if path.is_dir())
+
+
+def _is_held(room: Path) -> bool:
+    """Whether the process that a temporary folder belongs to still has its lock."""
+    import fcntl
+
+    try:
+        with open(f"{room}.lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _estimate(project: Project) -> Iterator[Finding]:
+    """What a build has to do, and whether its large results (bases and checkpoints) fit on the disk."""
+    decisions = project.plan().decisions
+    todo = [one.action for one in decisions.values() if one.state is not State.HIT]
+    bases = [one.output for one in decisions.values() if one.action.rule == "base" and one.output]
+    sizes = [sum(entry.size for entry in (project.store.tree(base) or {}).values()) for base in bases]
+    weights = max(sizes, default=_UNKNOWN)
+    copies = sum(action.rule in ("base", "link") for action in todo) + bool(todo and project.whole)
+    yield from _disk(project.store.root, weights * copies)
+    keys = [project.history.last_key(action.id) for action in todo]
+    records = [project.cache.record(key) for key in keys if key]
+    known = [record.seconds for record in records if record]
+    past = f", {sum(known):.0f} s by their last runs" if todo and len(known) == len(todo) else ""
+    what = f"{len(todo)} of {len(decisions)} actions have to run{past}" if todo else "everything is in the cache"
+    yield Finding("ok", "build", what)
+
+
+def _disk(place: Path, needed: int) -> Iterator[Finding]:
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed + _SPARE // 4:
+        yield Finding("fail", "disk", f"{_size(free)} free, a build needs about {_size(needed)}", "free some space")
+    elif free < needed + _SPARE:
+        yield Finding("warn", "disk", f"{_size(free)} free, a build needs about {_size(needed)}", "free some space")
+    else:
+        yield Finding("ok", "disk", f"{_size(free)} free")
+
+
+def _lock(project: Project) -> Iterator[Finding]:
+    path = project.persona.file.with_suffix(".lock")
+    if not path.exists():
+        return
+    try:
+        lock = parse(path)
+    except AmyError as error:
+        yield Finding("fail", "lock", error.what, error.remedy)
+        return
+    decisions = project.plan().decisions.items()
+    moved = [id for id, d in decisions if d.manifest and lock.actions.get(id, ("",))[0] != d.manifest.key]
+    if moved:
+        what = f"{len(moved)} actions are not what {path.name} pins, first {moved[0]}"
+        yield Finding("warn", "lock", what, "amybuild pin accepts them after a build; or undo the edits")
+    else:
+        yield Finding("ok", "lock", f"{path.name} pins what is declared")
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 1 << 29 else f"{count / 2**20:.1f} MiB"

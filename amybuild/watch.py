@@ -1,0 +1,118 @@
+"""Watching sources: which files a build reads, what changed among them, and waiting until they are quiet again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from amybuild.errors import InputError
+from amybuild.personafile.load import read_toml
+
+QUIET = 0.3  # seconds without a further change before a build starts: editors and git write in bursts
+_POLL = 0.5  # seconds between two looks where the system does not tell of changes …
+_DISTRUST = 5.0  # … and where it does: network folders tell of some changes only
+
+Look = Mapping[str, tuple[int, int, int, int]]  # path -> size, mtime, ctime, inode
+
+
+def sources(file: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """The files and folders that make a build: the Personafile, the recipes, the memory graph if it lies on disk.
+
+    While the Personafile cannot be read the places of `before` count.
+    """
+    root = file.resolve().parent
+    try:
+        graph = read_toml(file)[0].get("graph", {})
+    except InputError:
+        return before or (file.resolve(), root / "recipes", root / "memory")
+    source = graph.get("source", "memory") if isinstance(graph, dict) else None
+    inside = (root / source,) if isinstance(source, str) and "\0" not in source and not _is_address(source) else ()
+    return (file.resolve(), root / "recipes", *inside)
+
+
+def _is_address(source: str) -> bool:
+    return source.split(":")[0] in ("mcp", "stdio", "http", "https", "unix")
+
+
+def look(places: Iterable[Path]) -> Look:
+    """The stamp of every file in `places`; hidden files (editors' own) do not count, missing ones are not there."""
+    found: dict[str, tuple[int, int, int, int]] = {}
+    for place in places:
+        stack = [os.fspath(place)]
+        while stack:
+            name = stack.pop()
+            with contextlib.suppress(OSError):  # it went away between two looks
+                if os.path.isdir(name):
+                    stack.extend(entry.path for entry in os.scandir(name) if not entry.name.startswith("."))
+                elif not name.endswith("~"):
+                    s = os.stat(name)
+                    found[name] = (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+    return found
+
+
+def changed(before: Look, after: Look) -> list[str]:
+    """The files that were edited, came or went, sorted."""
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def settle(
+    see: Callable[[], Look],
+    before: Look,
+    idle: Callable[[], None],
+    sleep: Callable[[float], None] = time.sleep,
+    quiet: float = QUIET,
+) -> Look:
+    """Wait until `see` shows something else than `before`, and the same for `quiet` seconds. `idle` passes the time."""
+    now = see()
+    while now == before:
+        idle()
+        now = see()
+    while True:
+        sleep(quiet)
+        later = see()
+        if later == now:
+            return now
+        now = later
+
+
+class Notices:
+    """Sleeps until the system tells of a change below some places (watchfiles), or for a while (without it)."""
+
+    def __init__(self) -> None:
+        self._told, self._stop = threading.Event(), threading.Event()
+        self._places: tuple[Path, ...] = ()
+        try:
+            self._watch: Callable[..., Iterable[Any]] | None = importlib.import_module("watchfiles").watch
+        except ImportError:
+            self._watch = None
+
+    def follow(self, places: tuple[Path, ...]) -> None:
+        """Take `places` instead of the ones before. Of a file its folder is followed: editors replace files."""
+        if self._watch is None or places == self._places:
+            return
+        self.close()
+        self._places, self._stop = places, threading.Event()
+        folders = {place for place in places if place.is_dir()}
+        above = {place.parent for place in places}
+        for group, deep in ((folders, True), (above - folders, False)):
+            if group:
+                threading.Thread(target=self._listen, args=(group, deep, self._stop), daemon=True).start()
+
+    def _listen(self, folders: set[Path], deep: bool, stop: threading.Event) -> None:
+        assert self._watch is not None
+        with contextlib.suppress(OSError, RuntimeError):  # too many folders for the system: the distrust remains
+            for _ in self._watch(*folders, recursive=deep, watch_filter=None, stop_event=stop, debounce=50, step=20):
+                self._told.set()
+
+    def idle(self) -> None:
+        self._told.wait(_POLL if self._watch is None else _DISTRUST)
+        self._told.clear()
+
+    def close(self) -> None:
+        self._stop.set()
