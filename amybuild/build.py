@@ -16,6 +16,7 @@ import amybuild
 from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.history import BuildRecord, build_hash
 from amybuild.cache.memo import Memo
+from amybuild.cache.sources import Sources
 from amybuild.digest import digest_file, digest_value
 from amybuild.errors import AmyError, CheckError
 from amybuild.events import Event, Sink
@@ -27,7 +28,7 @@ from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
 from amybuild.personafile.schema import Persona
 from amybuild.plan.code import CodeIndex, library_versions, source_stats
-from amybuild.plan.explain import Explanation, explain
+from amybuild.plan.explain import Explanation, ProductState, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
 
@@ -74,6 +75,8 @@ class Project:
         self.store, self.history = open_cache(self.persona.file.parent)
         self.cache = ActionCache(self.store)
         self.memo = Memo(self.store.root / "files.json")
+        self.sources = Sources(self.store.root / "sources.json")
+        self._code: CodeIndex | None = None  # when the memo did not know
         memory = read_graph(self.persona.graph, self.persona.root)
         self.warnings = tuple(memory.warnings)
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
@@ -93,7 +96,7 @@ class Project:
         table = [[name, RULES[name].entry] for name in rules]
 
         def find() -> dict[str, dict[str, str]]:
-            index = CodeIndex(root, "amybuild")
+            index = self._code = CodeIndex(root, "amybuild")
             return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
         code = self.memo.get("code", [source_stats(root), [RULES[name].data for name in rules], table], find)
@@ -112,7 +115,21 @@ class Project:
             key = self.history.last_key(action)
             return None if key is None else (key, known_of(self.cache.record(key)))
 
-        return explain(self.plan(), last)
+        plan = self.plan()
+        found = explain(plan, last)
+        if self.whole and plan.done and found.up_to_date:
+            found.product = self._product({id: d.output for id, d in plan.decisions.items() if d.output})
+        return found
+
+    def _product(self, outputs: Mapping[str, str]) -> ProductState | None:
+        """What is not as it should be in the product's folder; None when all is well."""
+        from amybuild.product import intact
+
+        stamp = self.history.product(self.folder)
+        holds, changed = stamp.get("build"), intact(self.folder, stamp.get("files", {}))
+        if holds == build_hash(self.persona.name, outputs) and stamp.get("files") and not changed:
+            return None
+        return ProductState(os.path.relpath(self.folder), holds if self.folder.exists() else None, tuple(changed))
 
     def node_text(self, digest: str) -> bytes | None:
         """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""
@@ -121,6 +138,17 @@ class Project:
                 if node.digest == digest:
                     return node.data
         return self.store.get_bytes(digest)
+
+    def source_text(self, digest: str) -> str | None:
+        """The source of a function by digest: as it is now, or as an earlier build ran it."""
+        now = self._code.sources() if self._code else {}
+        return now.get(digest) or self.sources.text(digest)
+
+    def save(self) -> None:
+        """Keep what was found out on the way (a query does not)."""
+        if self._code:
+            self.sources.keep(self._code.sources())
+        self.memo.save()
 
     @property
     def whole(self) -> bool:
@@ -207,7 +235,7 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[s
         sink(Event("hit", id, {"seconds": found.seconds}))
     summary.hits = list(records)
     project.history.note({id: record.key for id, record in records.items()})
-    project.memo.save()
+    project.save()
     return records
 
 
@@ -234,7 +262,7 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
     finally:
         project.store.close()
         project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
-        project.memo.save()
+        project.save()
     summary.ran, summary.hits = outcome.ran, outcome.hits
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if outcome.differs and options.check:

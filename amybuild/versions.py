@@ -25,13 +25,14 @@ class Known:
     output: str
     seconds: float
     components: tuple[Component, ...]
+    finished: str = ""
 
 
 def known_of(record: Record | None) -> Known | None:
     """A record as the planner sees it."""
     if record is None:
         return None
-    return Known(record.output, record.seconds, components_from_json(record.manifest))
+    return Known(record.output, record.seconds, components_from_json(record.manifest), record.finished)
 
 
 def open_cache(root: Path) -> tuple[Store, History]:

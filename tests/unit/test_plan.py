@@ -41,6 +41,7 @@ class Known:
     output: str
     seconds: float
     components: tuple[Component, ...]
+    finished: str = "2026-01-01T00:00:00+00:00"
 
 
 @dataclass
@@ -275,7 +276,7 @@ def test_code_libraries_and_nodes_are_named() -> None:
     world.build(graph(action("a/x", nodes=nodes)))
     code = Identity({"fine": {"m:run": "2", "m:new": "1"}}, {"fine": {"torch": "3"}})
     found = world.explain(graph(action("a/x", nodes=nodes)), identity=code)["a/x"]
-    assert found.reason == "library torch 2 -> 3; code changed: new, run"
+    assert found.reason == "code changed: m:run; code new: m:new; library torch 2 -> 3"
     edited = graph(action("a/x", nodes=(NodeSource("k", "other", b""), NodeSource("n", "d3", b""))))
     found = world.explain(edited)["a/x"]
     assert found.reason == "node edited: k; node new: n; node gone: l"
