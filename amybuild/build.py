@@ -141,8 +141,7 @@ class Project:
 
     def source_text(self, digest: str) -> str | None:
         """The source of a function by digest: as it is now, or as an earlier build ran it."""
-        now = self._code.sources() if self._code else {}
-        return now.get(digest) or self.sources.text(digest)
+        return (self._code.source(digest) if self._code else None) or self.sources.text(digest)
 
     def save(self) -> None:
         """Keep what was found out on the way (a query does not)."""

@@ -103,7 +103,7 @@ def checkout(root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Pa
 
 def compare(root: Path, a: str, b: str) -> dict[str, Any]:
     """What differs between two builds: components of each action, and what was measured."""
-    from amybuild.plan.explain import differences
+    from amybuild.plan.change import differences
 
     store, history = open_cache(root)
     cache = ActionCache(store)

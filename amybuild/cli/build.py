@@ -48,7 +48,7 @@ def _build_parser() -> argparse.ArgumentParser:
     common_options(parser)
     add = parser.add_argument
     add("--explain", action="store_true", help="why each target is stale or not; builds nothing")
-    add("--all", action="store_true", help="with --explain: every target, the fresh ones too")
+    add("--all", action="store_true", help="with --explain: every target and cause, whole diffs")
     add("-n", "--dry-run", action="store_true", help="say what would run")
     add(
         "-j",
@@ -124,15 +124,16 @@ def run(argv: Sequence[str]) -> int:
 def _explain(project: Any, args: argparse.Namespace) -> int:
     result = project.explain()
     if args.json:
-        from amybuild.report.text import explanation_json
+        from amybuild.report.why import explanation_json
 
         print(explanation_json(result))
-    elif result.up_to_date and not args.all:
+    elif result.up_to_date and not args.all and not args.targets:
         print(f"{project.persona.name} is up to date ({len(result.actions)} actions)")
     else:
-        from amybuild.report.text import explanation
+        from amybuild.report.why import Texts, explanation
 
-        print(explanation(result, project.node_text, args.all))
+        texts = Texts(project.node_text, project.source_text)
+        print(explanation(result, project.persona.name, texts, show_all=args.all, asked=args.targets))
     return 0
 
 

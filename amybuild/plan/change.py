@@ -103,8 +103,9 @@ def _sentence(kind: str, verb: str, changes: list[Change]) -> str:
     names = [c.name for c in changes]
     match kind:
         case "node":
-            count = "node" if len(names) == 1 else f"{len(names)} nodes"
-            return f"{count} {verb}: {some(names, 3)}"
+            if len(names) == 1:
+                return f"new node {names[0]}" if verb == "new" else f"node {names[0]} {verb}"
+            return f"{len(names)} {'new nodes' if verb == 'new' else f'nodes {verb}'}: {some(names, 3)}"
         case "code":
             short = [symbol(name) for name in names]
             return f"code {'changed' if verb == 'edited' else verb}: {some(short, 4)}"
@@ -113,7 +114,7 @@ def _sentence(kind: str, verb: str, changes: list[Change]) -> str:
         case "output":
             return "its result is no longer in the cache"
     values = some([_values(c) for c in changes], 4)
-    return values if kind == "param" else f"{ {'environment': 'library'}.get(kind, kind)} {values}"
+    return values if kind == "param" else f"{ {'environment': 'library'}.get(kind, kind) } {values}"
 
 
 def symbol(name: str) -> str:

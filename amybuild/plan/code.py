@@ -130,9 +130,14 @@ class CodeIndex:
             self._found[digest] = statements
         return digest
 
+    def source(self, digest: str) -> str | None:
+        """The source behind a digest that `closure` gave, as the digest sees it: no comments, no docstrings."""
+        found = self._found.get(digest)
+        return None if found is None else "\n".join(ast.unparse(one) for one in found)
+
     def sources(self) -> dict[str, str]:
-        """The source behind every digest that `closure` gave, as the digest sees it: no comments, no docstrings."""
-        return {digest: "\n".join(ast.unparse(one) for one in found) for digest, found in self._found.items()}
+        """The source behind every digest that `closure` gave."""
+        return {digest: self.source(digest) or "" for digest in self._found}
 
     def _references(self, statement: ast.stmt, name: str, module: _Module) -> Iterable[tuple[str, str]]:
         """What a statement of the module `name` uses, as (module, symbol); symbols may turn out not to exist."""

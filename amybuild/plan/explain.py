@@ -70,7 +70,7 @@ class Explanation:
 
     def chain(self, target: str, cause: str) -> tuple[str, ...]:
         """The shortest way from an action of `target` to the action `cause` at the root of it."""
-        ways = [(id,) for id in self.targets[target] if cause in self.actions[id].causes]
+        ways: list[tuple[str, ...]] = [(id,) for id in self.targets[target] if cause in self.actions[id].causes]
         seen: set[str] = set()
         for way in ways:  # it grows: breadth first
             if way[-1] == cause:

@@ -279,7 +279,7 @@ def test_code_libraries_and_nodes_are_named() -> None:
     assert found.reason == "code changed: m:run; code new: m:new; library torch 2 -> 3"
     edited = graph(action("a/x", nodes=(NodeSource("k", "other", b""), NodeSource("n", "d3", b""))))
     found = world.explain(edited)["a/x"]
-    assert found.reason == "node edited: k; node new: n; node gone: l"
+    assert found.reason == "node k edited; new node n; node l gone"
     assert [(c.kind, c.name, c.old, c.new) for c in found.changes] == [
         ("node", "k", "d1", "other"),
         ("node", "l", "d2", None),
