@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import amybuild
 from amybuild.cache.actions import ActionCache, Record
-from amybuild.cache.history import BuildRecord, build_hash
+from amybuild.cache.history import PRODUCT, BuildRecord, build_hash
 from amybuild.cache.memo import Memo
 from amybuild.cache.sources import Sources
 from amybuild.digest import digest_file, digest_value
@@ -29,8 +29,12 @@ from amybuild.personafile.load import load
 from amybuild.personafile.schema import Persona
 from amybuild.plan.code import CodeIndex, library_versions, source_stats
 from amybuild.plan.explain import Explanation, ProductState, explain
+from amybuild.plan.key import components_from_json
 from amybuild.plan.plan import Identity, Plan, make_plan
-from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
+from amybuild.versions import Known, known_of, open_cache
+
+if TYPE_CHECKING:
+    from amybuild.pins import Found
 
 
 @dataclass(frozen=True)
@@ -210,18 +214,32 @@ def host() -> dict[str, Any]:
 
 def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     """Bring what was planned, and with the whole persona its product, up to date."""
-    lock = read_lock(project.persona.file) if project.options.locked else None
-    if lock:
-        planned = plan.decisions.items()
-        check_locked(lock, {id: (d.manifest.key, d.output) for id, d in planned if d.manifest is not None})
+    locked = _locked(project, plan, sink) if project.options.locked else None
     summary = Summary(project.persona.name, warnings=project.warnings)
     records = _reuse(project, plan, summary, sink) if plan.done else _execute(project, summary, sink)
-    if lock:
-        check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
+    if locked:
+        locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
         _finish(project, records, summary, sink)
     return summary
+
+
+def _locked(project: Project, plan: Plan, sink: Sink) -> Callable[[Mapping[str, Found]], None]:
+    """Check a plan against the lock; the check comes back, for what comes out of the plan."""
+    from amybuild.pins import check_locked, pinned_build, read_lock
+
+    lock = read_lock(project.persona.file)
+    inputs = {id: decision.action.inputs for id, decision in plan.decisions.items()}
+
+    def check(found: Mapping[str, Found]) -> None:
+        check_locked(lock, found, project.cache, inputs)
+
+    check({id: (d.manifest.key, d.output, d.components) for id, d in plan.decisions.items() if d.manifest})
+    if pinned_build(lock) is None:
+        text = "Personafile.lock was merged: it pins every target, and no build of them; amybuild pin after this one"
+        sink(Event("note", fields={"text": text}))
+    return check
 
 
 def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record]:
@@ -272,7 +290,7 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
     """Record the build and put its product in place, unless it lies there untouched."""
-    from amybuild.product import intact, link_map, publish
+    from amybuild.product import intact, keep_map, link_map, publish
 
     persona, history, folder = project.persona, project.history, project.folder
     outputs = {id: record.output for id, record in records.items()}
@@ -283,18 +301,18 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     stamp = history.product(folder)
     summary.build, summary.product = hash, folder
     changed = intact(folder, stamp.get("files", {}))
-    told = record is not None and {id: k for id, (k, _) in record.actions.items()} == keys
+    variant = " ".join(_variant_words(project.options.variant))
+    told = record is not None and {id: k for id, (k, _) in record.actions.items() if id != PRODUCT} == keys
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         graph = graph_digest(project)
         info = link_map(persona, project.store, hash, outputs, graph, keys)
-        variant = " ".join(_variant_words(project.options.variant))
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
-        pairs = {id: (keys[id], outputs[id]) for id in outputs}
+        pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, now)}
         record = BuildRecord(hash, persona.name, now, pairs, graph["digest"], base, variant, info)
         history.add(record, when)
     elif not history.log() or history.log()[-1][1] != hash:
-        history.add(record, when)
+        history.went_to(hash, when, variant)
     summary.info = record.info
     if told and stamp.get("build") == hash and stamp.get("files") and not changed:
         return
@@ -311,6 +329,14 @@ def _variant_words(variant: Variant) -> list[str]:
         *(f"--only {name}" for name in variant.only),
         *(f"--set {one}" for one in variant.sets),
     ]
+
+
+def declared(file: Path) -> str | None:
+    """The hash of the build that the sources ask for now, if the cache has all of it. Writes nothing."""
+    project = Project(Options(file=file))
+    plan = project.plan()
+    outputs = {id: d.output for id, d in plan.decisions.items() if d.output}
+    return build_hash(project.persona.name, outputs) if plan.done else None
 
 
 def graph_digest(project: Project) -> dict[str, Any]:

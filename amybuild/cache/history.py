@@ -13,6 +13,7 @@ from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
 
 SCHEMA = 1
+PRODUCT = "persona/product"  # the link map among a build's results: kept, collected and fetched like any of them
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,14 @@ class History:
             "info": build.info,
         }
         write_atomic(self._builds / f"{build.hash}.json", canonical(data))
-        line = [when or build.time, build.hash, build.variant]
+        self.went_to(build.hash, when or build.time, build.variant)
+
+    def went_to(self, hash: str, when: str, how: str) -> None:
+        """A line of the log, unless it would repeat the last one: `hash` became the current build at `when`."""
 
         def append(state: dict[str, Any]) -> None:
-            if not state["log"] or state["log"][-1][1] != build.hash:
-                state["log"].append(line)
+            if not state["log"] or state["log"][-1][1] != hash:
+                state["log"].append([when, hash, how])
 
         self._update(append)
 
@@ -125,6 +129,9 @@ class History:
 
     def name(self, name: str, hash: str) -> None:
         self._update(lambda state: state["names"].update({name: hash}))
+
+    def unname(self, name: str) -> None:
+        self._update(lambda state: state["names"].pop(name, None))
 
     def read(self, hash: str) -> BuildRecord | None:
         data = read_json(self._builds / f"{hash}.json")

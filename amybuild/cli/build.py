@@ -25,13 +25,15 @@ commands:
   amybuild [TARGET…]            build (everything, or the targets named)
   amybuild --explain [TARGET…]  say what is stale and why; builds and writes nothing
   amybuild graph                the DAG as text, dot, mermaid or json
-  amybuild log                  the builds made here
+  amybuild log                  the builds made here, and what changed from each to the next
   amybuild show [BUILD]         what a build is made of, and its measured behaviours
   amybuild diff A B             what differs between two builds
-  amybuild pin [BUILD]          write Personafile.lock
-  amybuild checkout BUILD       put an earlier build back into dist/, without training
+  amybuild pin [BUILD]          write Personafile.lock; --name, --list, --remove
+  amybuild checkout BUILD       put an earlier build back into dist/, without training; --lock: the pinned one
+  amybuild rollback [N]         put the build before the product's back
 
-`amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of one, or a name given by `pin --name`.
+`amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of
+one, a name given by `pin --name`, @ (the last one) or @~1 (the one before it).
 exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --check differs, 5 cache damaged,
 130 interrupted (run it again: finished actions are kept)
 """

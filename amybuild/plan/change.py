@@ -88,6 +88,26 @@ def _told(action: str, change: Change, needs: Mapping[str, str]) -> Change:
     return Change(change.kind, name, change.old, change.new) if name != change.name else change
 
 
+@dataclass(frozen=True)
+class Difference:
+    """What differs between two builds, action by action. What is only another input of an action is left out."""
+
+    a: str
+    b: str
+    changes: Mapping[str, tuple[Change, ...]]
+    only_a: tuple[str, ...] = ()
+    only_b: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()  # they differ, and the record of one is gone
+    same_output: frozenset[str] = frozenset()  # differ in their inputs, not in what came out
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.changes or self.only_a or self.only_b or self.untold)
+
+    def causes(self) -> list[Cause]:
+        return gather(self.changes)
+
+
 def phrase(action: str, changes: tuple[Change, ...], needs: Mapping[str, str]) -> str:
     """A sentence for what changed in one action. `needs` maps input roles to the actions that make them."""
     causes = gather({action: changes}, {action: needs})

@@ -36,8 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "serve": {"model", "link", "errors"},
     "report": {"events", "plan", "errors"},
     "versions": {"product", "cache", "plan", "personafile", "errors"},
-    "build": BELOW | {"versions"},
-    "cli": {"build", "versions", "report", "errors"},
+    "pins": {"versions", "product", "cache", "plan", "personafile", "errors"},
+    "build": BELOW | {"versions", "pins"},
+    "cli": {"build", "versions", "pins", "report", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
 }
