@@ -67,7 +67,8 @@ def find(history: History, wanted: str | None) -> BuildRecord:
     back = 0 if place[1] is None else int(place[1] or 1)
     log = history.log()
     if back >= len(log):
-        raise InputError(f"{wanted}: {len(log)} builds are in the log", remedy="amybuild log lists them")
+        lines = "1 line" if len(log) == 1 else f"{len(log)} lines"
+        raise InputError(f"{wanted}: the log has {lines}", remedy="amybuild log shows them")
     return history.find(log[-1 - back][1])
 
 
@@ -115,7 +116,8 @@ def rollback(root: Path, steps: int, when: str) -> tuple[BuildRecord, str, Path]
     # what was built, as often as it became current; rolling back is no step of its own, so twice is two back
     at = max((i for i, hash in enumerate(built) if hash == now), default=len(built))
     if at < steps:
-        what = f"there are {at} builds before {now[:12]}" if at else f"{now[:12]} is the first build made here"
+        before = f"there {'is one build' if at == 1 else f'are {at} builds'} before {now[:12]}"
+        what = before if at else f"{now[:12]} is the first build made here"
         raise InputError(what, remedy="amybuild log lists them; amybuild checkout takes any of them")
     record = find(history, built[at - steps])
     return record, now, put_back(store, history, root, None, record, when, ROLLBACK)

@@ -34,6 +34,11 @@ class Cause:
     text: str
     actions: tuple[str, ...]
     changes: tuple[Change, ...] = ()
+    bare: bool = False  # the text says nothing without the actions
+
+    @property
+    def whole(self) -> str:
+        return f"{self.text}: {some([*self.actions], 3)}" if self.bare else self.text
 
 
 def _kin(kind: str) -> str:
@@ -65,13 +70,19 @@ def gather(found: Mapping[str, Iterable[Change]], needs: Mapping[str, Mapping[st
     """
     touched: dict[Change, list[str]] = {}
     for action, changes in found.items():
+        linked = {c.name.removeprefix("alphas.") for c in changes if c.name.startswith("alphas.")}
         for change in changes:
+            if change.kind == "input" and change.verb != "edited" and change.name.removeprefix("vector.") in linked:
+                continue  # its alpha came or went with it, and says so
             touched.setdefault(_told(action, change, (needs or {}).get(action, {})), []).append(action)
     groups: dict[tuple[str, str, tuple[str, ...]], list[Change]] = {}
     for change, actions in touched.items():
-        verb = change.verb if change.kind in ("node", "code") else ""
+        verb = change.verb if change.kind in ("node", "code", "input") else ""
         groups.setdefault((change.kind, verb, tuple(actions)), []).append(change)
-    causes = [Cause(_sentence(kind, verb, group), ids, tuple(group)) for (kind, verb, ids), group in groups.items()]
+    causes = [
+        Cause(_sentence(kind, verb, group), ids, tuple(group), kind == "output")
+        for (kind, verb, ids), group in groups.items()
+    ]
     return sorted(causes, key=lambda c: (_rank(c.changes[0].kind), _VERBS.index(c.changes[0].verb)))
 
 
@@ -85,6 +96,8 @@ def _told(action: str, change: Change, needs: Mapping[str, str]) -> Change:
             name = f"{action.rpartition('/')[0]} alpha"
     elif change.kind == "input":
         name = needs.get(name, name)
+    elif change.kind == "output":
+        return Change("output", "result", None, None)
     return Change(change.kind, name, change.old, change.new) if name != change.name else change
 
 
@@ -130,9 +143,10 @@ def _sentence(kind: str, verb: str, changes: list[Change]) -> str:
             short = [symbol(name) for name in names]
             return f"code {'changed' if verb == 'edited' else verb}: {some(short, 4)}"
         case "input":
-            return f"new result of {some(names, 3)}"
+            word = {"edited": "new result of", "new": "new input", "gone": "no more input"}[verb]
+            return f"{word} {some(names, 3)}"
         case "output":
-            return "its result is no longer in the cache"
+            return "no longer in the cache"
     values = some([_values(c) for c in changes], 4)
     return values if kind == "param" else f"{ {'environment': 'library'}.get(kind, kind) } {values}"
 
@@ -144,6 +158,9 @@ def symbol(name: str) -> str:
 
 def _values(change: Change) -> str:
     old, new = readable(change.old), readable(change.new)
+    if change.name.endswith(" alpha") and change.verb != "edited":
+        task = change.name.removesuffix(" alpha")
+        return f"{task} newly linked (alpha {new})" if change.verb == "new" else f"{task} no longer linked"
     if change.kind == "base" and change.name == "source":
         return f"files {old[:12]} -> {new[:12]}"
     if len(old) + len(new) <= _LONG:

@@ -88,8 +88,11 @@ class Explanation:
         plain: dict[str, list[str]] = {}
         for a in roots:
             if not a.changes:
-                plain.setdefault(a.reason.partition(";")[0], []).append(a.id)
-        return [*gather(changed, self.needs), *(Cause(text, tuple(ids)) for text, ids in plain.items())]
+                target = a.id.rpartition("/")[0]
+                new = all(self.actions[id].state == "missing" for id in self.targets[target])
+                plain.setdefault(f"new target {target}" if new else a.reason.partition(";")[0], []).append(a.id)
+        told = [Cause(text, tuple(ids), bare=not text.startswith("new")) for text, ids in plain.items()]
+        return [*told, *gather(changed, self.needs)]
 
 
 def explain(plan: Plan, last: Callable[[str], Last]) -> Explanation:

@@ -34,7 +34,9 @@ def show(info: Mapping[str, Any]) -> str:
 
 def words(found: Difference, most: int = 3) -> str:
     """What differs between two builds in a few words: ``task.voice alpha 0.4 -> 0.3; node pattern-voice edited``."""
-    told = [*(cause.text for cause in found.causes()), *_targets("new", found.only_b), *_targets("gone", found.only_a)]
+    told = [cause.text for cause in found.causes()]
+    told += [f"new {_targets(found.only_b)}"] if found.only_b else []
+    told += [f"{_targets(found.only_a)} gone"] if found.only_a else []
     if not told and found.untold:
         told = [f"{some(list(found.untold), 3)} (its account is no longer in the cache)"]
     if not told:
@@ -42,9 +44,8 @@ def words(found: Difference, most: int = 3) -> str:
     return "; ".join(told[:most]) + (f"; and {len(told) - most} more" if len(told) > most else "")
 
 
-def _targets(verb: str, actions: tuple[str, ...]) -> list[str]:
-    targets = list(dict.fromkeys(id.rpartition("/")[0] for id in actions))
-    return [f"{verb} {some(targets, 3)}"] if targets else []
+def _targets(actions: tuple[str, ...]) -> str:
+    return some(list(dict.fromkeys(id.rpartition("/")[0] for id in actions)), 3)
 
 
 def log_lines(rows: Sequence[Mapping[str, Any]], left: int) -> str:

@@ -28,7 +28,7 @@ def table(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
     def cell(text: str, width: int) -> str:
-        numeric = text[:1] in "+-0123456789" and text[-1:].isdigit()
+        numeric = text == "-" or (text[:1] in "+-0123456789" and text[-1:].isdigit())
         return text.rjust(width) if numeric else text.ljust(width)
 
     return "\n".join("  ".join(cell(t, w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)
@@ -52,10 +52,9 @@ def about(seconds: float) -> str:
     """A duration as one says it before it has passed: ``about 42 min``."""
     if seconds < 0.95:
         return "under a second"
-    if seconds < 600:
-        return f"about {duration(round(seconds)) if seconds >= 10 else f'{seconds:.0f} s'}"
-    minutes = round(seconds / 60) if seconds < 3600 else round(seconds / 300) * 5
-    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60:02d} min"
+    step = next(step for limit, step in ((60, 1), (600, 10), (3600, 60), (float("inf"), 300)) if seconds < limit)
+    rounded = round(seconds / step) * step
+    return f"about {rounded} s" if rounded < 60 else f"about {duration(rounded).removesuffix(' 00 s')}"
 
 
 def node_diff(old: bytes | None, new: bytes | None, name: str, most: int = DIFF_LINES) -> list[str]:

@@ -10,7 +10,7 @@ from amybuild.plan.change import Cause, Change, readable, some, symbol, told_who
 from amybuild.plan.explain import ActionReason, Explanation, account, as_json
 from amybuild.report.text import DIFF_LINES, about, duration, node_diff, text_diff
 
-_CAUSES, _TARGETS, _NAMES, _LINES = 6, 12, 4, 60  # shown without --all
+_CAUSES, _TARGETS, _NAMES, _DIFFS, _LINES = 6, 12, 4, 3, 60  # shown without --all
 _EVERYTHING = 10**9
 
 
@@ -53,7 +53,7 @@ def explanation(
 
 
 def _nothing_yet(result: Explanation) -> bool:
-    return all(a.state == "missing" and not a.place for a in result.actions.values())
+    return all(a.state == "missing" for a in result.actions.values())
 
 
 def explanation_json(result: Explanation) -> str:
@@ -75,8 +75,10 @@ def _answer(result: Explanation, name: str, causes: list[Cause]) -> list[str]:
     if result.up_to_date:
         return [f"{name} is up to date ({len(result.actions)} actions)"]
     if _nothing_yet(result):
-        return [f"nothing of {name} was built here yet", f"{_number(len(result.actions), 'action')} to run"]
-    told = "; ".join(c.text if c.changes else f"{c.text}: {some(list(c.actions), 3)}" for c in causes[:3])
+        waits = any(a.place for a in result.actions.values())
+        cost = _cost(list(result.actions.values())) if waits else f"{_number(len(result.actions), 'action')} to run"
+        return [f"nothing of {name} was built here yet", cost]
+    told = "; ".join(cause.whole for cause in causes[:3])
     more = f"; and {_number(len(causes) - 3, 'more cause')}" if len(causes) > 3 else ""
     return [f"{name} {'are' if ', ' in name else 'is'} stale: {told}{more}", _cost(list(result.actions.values()))]
 
@@ -91,6 +93,8 @@ def _cost(actions: list[ActionReason]) -> str:
     if may:
         verb = "may follow" if runs else "may run"
         parts.append(f"{len(may) if runs else _number(len(may), 'action')} {verb}{_seconds(may)}")
+        if runs and all(a.state == "unknown" for a in may):
+            parts[-1] += f" if {'its result differs' if len(runs) == 1 else 'their results differ'}"
     waits = [", ".join(parts)] if parts else []
     for place in dict.fromkeys(a.place for a in actions if a.place):
         count = sum(a.place == place for a in actions)
@@ -123,8 +127,8 @@ def cause_lines(causes: Iterable[Cause], texts: Texts, show_all: bool, *, stat: 
     out: list[str] = []
     for cause in shown:
         out.append(f"{cause.text}  ({some(list(cause.actions), _EVERYTHING if show_all else _NAMES)})")
-        for change in [] if stat else cause.changes:
-            if left <= 0:
+        for number, change in enumerate(() if stat else cause.changes):
+            if not show_all and (left <= 0 or number == _DIFFS):
                 out.append("    … the rest of the texts: --all")
                 break
             lines = _details(change, texts, show_all)
