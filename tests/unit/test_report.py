@@ -44,6 +44,8 @@ def test_durations(seconds: float, text: str) -> None:
         (0.2, "under a second"),
         (1.4, "about 1 s"),
         (41.2, "about 41 s"),
+        (59.7, "about 1 min"),
+        (314, "about 5 min 10 s"),
         (2470, "about 41 min"),
         (3599, "about 1 h 00 min"),
         (5000, "about 1 h 25 min"),
@@ -89,6 +91,7 @@ def test_a_long_node_diff_is_cut() -> None:
 
 # explanations (what whole ones look like is in tests/e2e/golden)
 
+ROOT = ("t/corpus",)
 WORDS = {"old": node("before"), "new": node("after")}
 TEXTS = Texts(WORDS.get, {"f1": "def f():\n    return 1", "f2": "def f():\n    return 2"}.get)
 
@@ -108,19 +111,8 @@ def root(id: str, *changes: Change, **more: Any) -> ActionReason:
 def test_an_explanation_answers_first_and_says_what_waits_where() -> None:
     lines = why(
         root("t/corpus", Change("node", "k", "old", "new"), cost=2500.0),
-        ActionReason("t/train", "unknown", None, "", (), 60.0, ("t/corpus",), ("t/train", "t/corpus")),
-        ActionReason(
-            "u/link",
-            "stale",
-            "2",
-            "",
-            (),
-            0.0,
-            ("t/corpus",),
-            ("u/link", "t/corpus"),
-            place="shared",
-            behind=("t/corpus",),
-        ),
+        ActionReason("t/train", "unknown", None, "", (), 60.0, ROOT, ("t/train", *ROOT)),
+        ActionReason("u/link", "stale", "2", "", (), 0.0, ROOT, ("u/link", *ROOT), place="shared", behind=ROOT),
         ActionReason("v/x", "up-to-date", "3", ""),
     )
     assert lines[:2] == [
@@ -354,7 +346,8 @@ def test_a_difference_in_words() -> None:
         "aaaaaaaaaaaa -> bbbbbbbbbbbb",
         "",
         "node k edited  (t/corpus)",
-        "    @@ -3 +3 @@",
+        "    @@ -2,2 +2,2 @@",
+        "     weight: 1.0",
         "    -before",
         "    +after",
         "t alpha 1.0 -> 0.5  (t/verify)",
