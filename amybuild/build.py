@@ -221,7 +221,10 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
         locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
-        _finish(project, records, summary, sink)
+        try:
+            _finish(project, records, summary, sink)
+        finally:
+            project.store.close()
     return summary
 
 

@@ -12,6 +12,7 @@ from amybuild.cache.history import BuildRecord, build_hash
 from amybuild.cache.store import write_atomic
 from amybuild.errors import ActionError, InputError, PinError, did_you_mean
 from amybuild.personafile.lock import Account, Lock, lock_of, parse, render, shared
+from amybuild.personafile.schema import NAME
 from amybuild.plan.change import differences, phrase
 from amybuild.plan.key import Component
 from amybuild.product import PRODUCT, keep_map, kept_map
@@ -71,7 +72,10 @@ def pin(file: Path, wanted: str | None, name: str) -> tuple[BuildRecord, Path]:
     path = file.with_suffix(".lock")
     actions = dict(record.actions)
     if PRODUCT not in actions:
-        actions[PRODUCT] = keep_map(ActionCache(store), record.info, record.time)
+        try:
+            actions[PRODUCT] = keep_map(ActionCache(store), record.info, record.time)
+        finally:
+            store.close()
     try:
         before = parse(path)
     except PinError:
@@ -132,14 +136,33 @@ def checkout_lock(path: Path, out: Path | None, when: str) -> tuple[BuildRecord,
         what = "its pins were never built together (it was merged)"
         raise PinError(what, where=path.name, remedy="amybuild --locked builds them, then amybuild pin")
     key, output = account.pins.get(PRODUCT, ("", ""))
-    info, made = kept_map(store, output), ActionCache(store).record(key)
+    made = ActionCache(store).lookup(key)  # which may bring it from elsewhere
+    info = kept_map(store, output)
     if info is None:
         remedy = "point AMYBUILD_CACHE at a cache that has it, or run amybuild --locked"
         raise ActionError(f"the link map of build {account.hash[:12]} is not in the cache", remedy=remedy)
     actions = {**lock.pins, **account.pins}
+    if not _fits(info, account, {id: output for id, (_, output) in actions.items()}):
+        raise PinError(
+            "its link map is of another build", where=path.name, remedy="amybuild --locked, then amybuild pin"
+        )
     time = made.finished if made else ""
     record = BuildRecord(
         account.hash, account.persona, time, actions, account.graph, account.base, account.variant, info
     )
     folder = put_back(store, history, root, out, record, when, CHECKOUT)
     return record, folder
+
+
+def _fits(info: Mapping[str, Any], account: Account, outputs: Mapping[str, str]) -> bool:
+    """Whether a link map tells of just the pinned results: it names folders and what is put there."""
+    try:
+        told = {id: one["output"] for id, one in info["actions"].items()}
+        steering = {one["name"]: one["digest"] for one in info["steering"]}
+        return (
+            (info["name"], info["build"]) == (account.persona, account.hash)
+            and told == {id: output for id, output in outputs.items() if id != PRODUCT}
+            and all(NAME.match(name) and outputs[f"steer.{name}/vectors"] == d for name, d in steering.items())
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False

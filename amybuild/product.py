@@ -88,14 +88,11 @@ def _map_text(info: Mapping[str, Any]) -> str:
 
 
 def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[str, str]:
-    """Put a link map into the store; its key and output, for the build record and the lock."""
+    """Put a link map into the store (the caller closes it); its key and output, for the build record and the lock."""
     room = cache.store.scratch()
-    try:
-        with disk_errors(room):
-            (room / MARK).write_text(_map_text(info), encoding="utf-8")
-        output = cache.store.put_tree(room)
-    finally:
-        cache.store.close()
+    with disk_errors(room):
+        (room / MARK).write_text(_map_text(info), encoding="utf-8")
+    output = cache.store.put_tree(room)
     key = digest_value("product", output)
     if cache.lookup(key) is None:
         cache.publish(Record(PRODUCT, "product", key, (), output, 0.0, when))

@@ -88,8 +88,13 @@ def put_back(
     """Publish a recorded build from the store (into `out`, which the log does not tell, or ``dist/<persona>``)."""
     from amybuild.product import publish
 
-    missing = [id for id, (_, output) in record.actions.items() if store.tree(output) is None]
-    needed = [id for id in missing if id == "checkpoint/link" or id.endswith("/vectors")]
+    cache = ActionCache(store)
+    needed = []
+    for id, (key, output) in sorted(record.actions.items()):
+        if id == "checkpoint/link" or id.endswith("/vectors"):
+            cache.lookup(key)  # which may bring it from elsewhere
+            if store.tree(output) is None:
+                needed.append(id)
     if needed:
         raise ActionError(
             f"{', '.join(needed)} of build {record.hash[:12]} {'is' if len(needed) == 1 else 'are'} not in the cache",

@@ -156,7 +156,9 @@ class History:
         if full is None:
             matches = sorted({h for h in [*known, *self.names().values()] if len(wanted) >= 4 and h.startswith(wanted)})
             if len(matches) > 1:
-                raise InputError(f"'{wanted}' is the beginning of {len(matches)} builds", remedy="give more digits")
+                which = ", ".join(hash[:16] for hash in matches[:4])
+                what = f"'{wanted}' is the beginning of {len(matches)} builds"
+                raise InputError(what, remedy=f"give more digits: {which}{' …' if len(matches) > 4 else ''}")
             if not matches:
                 raise InputError(f"no build '{wanted}' here", remedy="amybuild log lists them")
             full = matches[0]

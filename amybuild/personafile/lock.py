@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import PinError
+from amybuild.personafile.schema import NAME
 
 SCHEMA = 2
 _HEADER = f"""\
@@ -149,4 +150,6 @@ def _read_account(value: Any) -> Account:
     texts |= {name: value.get(name, "") for name in ("variant", "name")}
     if not all(isinstance(text, str) for text in texts.values()):
         raise TypeError("an account holds strings")
+    if not NAME.match(texts["persona"]):  # it becomes a folder
+        raise ValueError("the persona's name is none")
     return Account(**texts, pins={id: _pair(one) for id, one in value.items() if "/" in id})

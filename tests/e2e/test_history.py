@@ -139,6 +139,7 @@ def test_checkout_brings_an_old_build_back_without_running(built: Space) -> None
     assert new != old
     assert built.run("checkout", "before").code == 0
     assert model.read_bytes() == old
+    assert json.loads(built.run("log", "--json").out)[0]["how"] == "checkout"
     assert built.build().ran == set()  # the declared one again
     assert model.read_bytes() == new
 

@@ -20,7 +20,7 @@ steps = st.sampled_from(["corpus", "train", "verify", "import"])
 pairs = st.tuples(hexes, hexes)
 pins = st.dictionaries(st.builds("{}/{}".format, targets, steps), pairs, max_size=5)
 tops = st.dictionaries(st.sampled_from(["checkpoint/link", "persona/verify"]), pairs)
-accounts = st.builds(Account, hash=hexes, persona=names, base=hexes, graph=hexes, pins=tops, variant=names, name=names)
+accounts = st.builds(Account, hash=hexes, persona=hexes, base=hexes, graph=hexes, pins=tops, variant=names, name=names)
 locks = st.builds(Lock, pins, st.dictionaries(targets | st.just("checkpoint"), accounts, max_size=3))
 TOP = {"checkpoint/link": ("3" * 8, "4" * 8), "persona/verify": ("5" * 8, "6" * 8)}
 ACCOUNT = Account("b" * 8, "tess", "a" * 8, "c" * 8, TOP, name="good")
@@ -153,6 +153,7 @@ def test_a_cut_lock_is_an_error_or_pins_less(tmp_path: Path) -> None:
     [
         *("", "[build]\n", "build = 3\n", "schema = 2\ntarget = [1]\n", 'schema = 2\ntarget.x.build.hash = "a"\n'),
         *('schema = 2\ntarget.x.y = { key = 1, output = "b" }\n', render(LOCK) + '[target."z"]\nz = 3\n'),
+        render(LOCK).replace('build.persona = "tess"', 'build.persona = "../tess"'),
         render(LOCK).replace('build.graph = "', 'build.graph = 3 # "'),
     ],
 )

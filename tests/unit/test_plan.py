@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -325,6 +326,8 @@ def test_explanation_plan_and_execution_agree(versions: list[dict[str, Action]],
             world.gone.add(data.draw(st.sampled_from(sorted(world.cache))))
         forced = frozenset(data.draw(st.lists(st.sampled_from(sorted(actions)), max_size=1), label="forced"))
         plan, found = world.plan(actions, forced), world.explain(actions, forced)
+        whole = world.whole(actions, forced)
+        roots = {id for cause in whole.causes() for id in cause.actions}
         before = dict(world.last)
         ran = set(world.build(actions, forced))
         for id, decision in plan.decisions.items():
@@ -345,5 +348,15 @@ def test_explanation_plan_and_execution_agree(versions: list[dict[str, Action]],
             if one.state != "up-to-date":
                 assert one.causes
                 assert all(found[cause].state in ("stale", "missing") for cause in one.causes)
+                assert set(one.causes) <= roots
+                assert (one.chain[0], one.chain[-1] in one.causes) == (id, True)
+                ways = [whole.chain(id.partition("/")[0], cause) for cause in one.causes]
+                assert len(one.chain) == min(map(len, ways)), "no shorter way to any root"
+                for way, cause in zip(ways, one.causes, strict=True):
+                    assert (way[0], way[-1]) == (id, cause)
+                    assert all(b in actions[a].inputs.values() for a, b in itertools.pairwise(way))
+            assert not one.runs or id in ran
+            assert id not in ran or one.runs or one.key is None
+            assert (one.place == "here") == waits
         assert plan.done == (not ran)
         assert all(one.state == "up-to-date" for one in world.explain(actions).values())
