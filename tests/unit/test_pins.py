@@ -38,7 +38,7 @@ def lock(folder: Path, info: dict[str, Any]) -> Path:
 
 
 def test_a_link_map_that_fits_is_used_and_missing_results_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ActionError, match="checkpoint/link, steer.joy/vectors of build"):
+    with pytest.raises(ActionError, match=r"checkpoint/link, steer\.joy/vectors of build"):
         checkout_lock(lock(tmp_path, link_map()), None, "now")
 
 
