@@ -68,9 +68,9 @@ def _answer(result: Explanation, name: str, causes: list[Cause]) -> list[str]:
     """The first lines: stale or not, because of what, and what a build would cost."""
     product = result.product
     if product is not None:
-        holds = "not there" if product.holds is None else f"of build {product.holds[:12]}"
-        what = f"not as it was put there ({some(list(product.changed), 3)})" if product.changed else holds
-        what = what if product.holds else holds
+        what = f"not as it was put there ({some(list(product.changed), 3)})"
+        if not product.changed or product.holds is None:
+            what = f"of build {product.holds[:12]}" if product.holds else "not there"
         return [f"{name} is built, but {product.folder} is {what}", "a build puts it back from the cache: no time"]
     if result.up_to_date:
         return [f"{name} is up to date ({len(result.actions)} actions)"]
