@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import amybuild
 from amybuild.cache.actions import ActionCache, Record
-from amybuild.cache.history import BuildRecord, build_hash
+from amybuild.cache.history import PRODUCT, BuildRecord, build_hash
 from amybuild.cache.memo import Memo
+from amybuild.cache.sources import Sources
 from amybuild.cache.store import AGAIN
 from amybuild.digest import digest_file, digest_value
 from amybuild.errors import AmyError, CacheDamage, CheckError, Interrupted
@@ -29,9 +30,13 @@ from amybuild.personafile.load import load
 from amybuild.personafile.resources import bytes_of as bytes_of
 from amybuild.personafile.schema import Persona
 from amybuild.plan.code import CodeIndex, library_versions, source_stats, untouched
-from amybuild.plan.explain import Explanation, explain
+from amybuild.plan.explain import Explanation, ProductState, explain
+from amybuild.plan.key import components_from_json
 from amybuild.plan.plan import Identity, Plan, make_plan
-from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
+from amybuild.versions import Known, known_of, open_cache
+
+if TYPE_CHECKING:
+    from amybuild.pins import Found
 
 if TYPE_CHECKING:
     from amybuild.execute.job import Job
@@ -81,6 +86,8 @@ class Project:
         self.store, self.history = open_cache(self.persona.file.parent, self.persona.cache)
         self.cache = ActionCache(self.store)
         self.memo = Memo(self.store.root / "files.json")
+        self.sources = Sources(self.store.root / "sources.json")
+        self._code: CodeIndex | None = None  # when the memo did not know
         memory = read_graph(self.persona.graph, self.persona.root)
         self.warnings = tuple(memory.warnings)
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
@@ -102,7 +109,7 @@ class Project:
         self._stats = source_stats(root)
 
         def find() -> dict[str, dict[str, str]]:
-            index = CodeIndex(root, "amybuild")
+            index = self._code = CodeIndex(root, "amybuild")
             return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
         code = self.memo.get("code", [self._stats, [RULES[name].data for name in rules], table], find)
@@ -127,7 +134,21 @@ class Project:
             key = self.history.last_key(action)
             return None if key is None else (key, known_of(self.cache.record(key)))
 
-        return explain(self.plan(), last)
+        plan = self.plan()
+        found = explain(plan, last)
+        if self.whole and plan.done and found.up_to_date:
+            found.product = self._product({id: d.output for id, d in plan.decisions.items() if d.output})
+        return found
+
+    def _product(self, outputs: Mapping[str, str]) -> ProductState | None:
+        """What is not as it should be in the product's folder; None when all is well."""
+        from amybuild.product import intact
+
+        stamp = self.history.product(self.folder)
+        holds, changed = stamp.get("build"), intact(self.folder, stamp.get("files", {}))
+        if holds == build_hash(self.persona.name, outputs) and stamp.get("files") and not changed:
+            return None
+        return ProductState(os.path.relpath(self.folder), holds if self.folder.exists() else None, tuple(changed))
 
     def node_text(self, digest: str) -> bytes | None:
         """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""
@@ -136,6 +157,16 @@ class Project:
                 if node.digest == digest:
                     return node.data
         return self.store.get_bytes(digest)
+
+    def source_text(self, digest: str) -> str | None:
+        """The source of a function by digest: as it is now, or as an earlier build ran it."""
+        return (self._code.source(digest) if self._code else None) or self.sources.text(digest)
+
+    def save(self) -> None:
+        """Keep what was found out on the way (a query does not)."""
+        if self._code:
+            self.sources.keep(self._code.sources())
+        self.memo.save()
 
     @property
     def whole(self) -> bool:
@@ -210,14 +241,11 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
 
 
 def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
-    lock = read_lock(project.persona.file) if project.options.locked else None
-    if lock:
-        planned = plan.decisions.items()
-        check_locked(lock, {id: (d.manifest.key, d.output) for id, d in planned if d.manifest is not None})
+    locked = _locked(project, plan, sink) if project.options.locked else None
     summary = Summary(project.persona.name, warnings=project.warnings)
     records = _reuse(project, plan, summary, sink) if plan.done else _execute(project, summary, sink)
-    if lock:
-        check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
+    if locked:
+        locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
         _complete(project, records, summary, sink)
@@ -238,6 +266,23 @@ def _complete(project: Project, records: Mapping[str, Record], summary: Summary,
     return None
 
 
+def _locked(project: Project, plan: Plan, sink: Sink) -> Callable[[Mapping[str, Found]], None]:
+    """Check a plan against the lock; the check comes back, for what comes out of the plan."""
+    from amybuild.pins import check_locked, pinned_build, read_lock
+
+    lock = read_lock(project.persona.file)
+    inputs = {id: decision.action.inputs for id, decision in plan.decisions.items()}
+
+    def check(found: Mapping[str, Found]) -> None:
+        check_locked(lock, found, project.cache, inputs)
+
+    check({id: (d.manifest.key, d.output, d.components) for id, d in plan.decisions.items() if d.manifest})
+    if pinned_build(lock) is None:
+        text = "Personafile.lock was merged: it pins every target, and no build of them; amybuild pin after this one"
+        sink(Event("note", fields={"text": text}))
+    return check
+
+
 def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record]:
     """Everything is in the cache: the plan says where, and no executor is needed to say it again."""
     records: dict[str, Record] = {}
@@ -250,7 +295,7 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[s
     if project.cache.borrowed:  # else the shared store would be asked each time
         project.cache.hold({id: record.key for id, record in records.items()})
     project.history.note({id: record.key for id, record in records.items()})
-    project.memo.save()
+    project.save()
     return records
 
 
@@ -331,7 +376,7 @@ def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
     """Record the build and put its product in place, unless it lies there untouched."""
-    from amybuild.product import intact, link_map, publish
+    from amybuild.product import intact, keep_map, link_map, publish
 
     persona, history, folder = project.persona, project.history, project.folder
     outputs = {id: record.output for id, record in records.items()}
@@ -342,7 +387,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     stamp = history.product(folder)
     summary.build, summary.product = hash, folder
     changed = intact(folder, stamp.get("files", {}))
-    told = record is not None and {id: k for id, (k, _) in record.actions.items()} == keys
+    variant = " ".join(_variant_words(project.options.variant))
+    told = record is not None and {id: k for id, (k, _) in record.actions.items() if id != PRODUCT} == keys
     whole = told and stamp.get("build") == hash and stamp.get("files") and not changed
     if not whole and not project.cache.hold(keys):
         raise CacheDamage("a result is no longer whole", where=str(project.store.root), remedy=AGAIN)
@@ -350,14 +396,13 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         graph = graph_digest(project)
         words = _variant_words(project.options.variant)
         info = link_map(persona, project.store, hash, outputs, graph, keys, _made_from(project, words))
-        variant = " ".join(words)
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
-        pairs = {id: (keys[id], outputs[id]) for id in outputs}
+        pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, now)}
         record = BuildRecord(hash, persona.name, now, pairs, graph["digest"], base, variant, info)
         history.add(record, when)
     elif not history.log() or history.log()[-1][1] != hash:
-        history.add(record, when)
+        history.went_to(hash, when, variant)
     summary.info = record.info
     if whole:
         return
@@ -395,6 +440,14 @@ def _variant_words(variant: Variant) -> list[str]:
         *(f"--only {name}" for name in variant.only),
         *(f"--set {one}" for one in variant.sets),
     ]
+
+
+def declared(file: Path) -> str | None:
+    """The hash of the build that the sources ask for now, if the cache has all of it. Writes nothing."""
+    project = Project(Options(file=file))
+    plan = project.plan()
+    outputs = {id: d.output for id, d in plan.decisions.items() if d.output}
+    return build_hash(project.persona.name, outputs) if plan.done else None
 
 
 def graph_digest(project: Project) -> dict[str, Any]:

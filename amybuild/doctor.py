@@ -16,6 +16,7 @@ from amybuild.cache.store import write_atomic
 from amybuild.errors import AmyError
 from amybuild.execute.resources import free_memory, visible_gpus
 from amybuild.personafile.lock import parse
+from amybuild.pins import pinned_build
 from amybuild.plan.code import library_versions
 from amybuild.plan.plan import State
 from amybuild.versions import open_cache
@@ -186,8 +187,11 @@ def _lock(project: Project) -> Iterator[Finding]:
     except AmyError as error:
         yield Finding("fail", "lock", error.what, error.remedy)
         return
+    account = pinned_build(lock)  # none after a merge: then only the pins of single targets can be compared
+    pins = {**lock.pins, **(account.pins if account else {})}
     decisions = project.plan().decisions.items()
-    moved = [id for id, d in decisions if d.manifest and lock.actions.get(id, ("",))[0] != d.manifest.key]
+    known = [(id, d.manifest.key) for id, d in decisions if d.manifest and (account or id in pins)]
+    moved = [id for id, key in known if id not in pins or pins[id][0] != key]
     if moved:
         what = f"{len(moved)} actions are not what {path.name} pins, first {moved[0]}"
         yield Finding("warn", "lock", what, "amybuild pin accepts them after a build; or undo the edits")

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from amybuild import __version__
-from amybuild.cache.actions import ActionCache
+from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
-from amybuild.digest import digest_bytes
+from amybuild.digest import digest_bytes, digest_value
 from amybuild.errors import InputError
 from amybuild.personafile.schema import Persona, Task
 from amybuild.provenance import sha256, statement
 
 MARK = "persona.json"
 PROVENANCE = "provenance.json"
+# what a build record calls its link map: a result like others, so that it stays and travels
+PRODUCT = "persona/product"
 
 
 def _json(store: Store, output: str, name: str) -> dict[str, Any]:
@@ -85,6 +87,31 @@ def link_map(
     }
 
 
+def _map_text(info: Mapping[str, Any]) -> str:
+    return json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[str, str]:
+    """Put a link map into the store (the caller closes it); its key and output, for the build record and the lock."""
+    room = cache.store.scratch()
+    with disk_errors(room):
+        (room / MARK).write_text(_map_text(info), encoding="utf-8")
+    output = cache.store.put_tree(room)
+    key = digest_value("product", output)
+    if cache.lookup(key) is None:
+        cache.publish(Record(PRODUCT, "product", key, (), output, 0.0, when))
+    return key, output
+
+
+def kept_map(store: Store, output: str) -> dict[str, Any] | None:
+    """The link map that `keep_map` put there, or None when it is not (whole) here."""
+    try:
+        found = json.loads(store.read_file(output, MARK) or b"null")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def intact(folder: Path, files: Mapping[str, Any]) -> list[str]:
     """The product files that are missing or were changed since they were put there (empty: all is well)."""
     wrong = []
@@ -141,7 +168,7 @@ def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:
         store.export(entry["digest"], folder / "steering" / entry["name"])
-    (folder / MARK).write_text(json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MARK).write_text(_map_text(info), encoding="utf-8")
     (folder / "README.md").write_text(model_card(info), encoding="utf-8")
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
     proof = statement(info, digests, _runs(store, info))

@@ -1,26 +1,28 @@
-"""Builds as versions: the log, pins, locks, checkout, and what differs between two."""
+"""Builds as versions: finding them, the log, checkout and rollback, and what differs between two."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from amybuild.cache.actions import ActionCache, Record
-from amybuild.cache.history import BuildRecord, History
-from amybuild.cache.lease import guard
-from amybuild.cache.store import Store, write_atomic
-from amybuild.errors import ActionError, InputError, PinError
-from amybuild.personafile.lock import Lock, parse, render
+from amybuild.cache.history import PRODUCT, BuildRecord, History
+from amybuild.cache.sources import Sources
+from amybuild.cache.store import Store
+from amybuild.errors import ActionError, InputError, did_you_mean
 from amybuild.personafile.schema import Cache
+from amybuild.plan.change import Difference, differences
 from amybuild.plan.key import Component, components_from_json
 
 if TYPE_CHECKING:
     from amybuild.cache.layered import Shared
 
 CACHE_VERSION = "v1"
+ROLLBACK, CHECKOUT = "rollback", "checkout"  # how a build became the current one, where no build did it
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Known:
     output: str
     seconds: float
     components: tuple[Component, ...]
+    finished: str = ""
 
 
 def known_of(record: Record | None) -> Known | None:
     """A record as the planner sees it."""
     if record is None:
         return None
-    return Known(record.output, record.seconds, components_from_json(record.manifest))
+    return Known(record.output, record.seconds, components_from_json(record.manifest), record.finished)
 
 
 def open_cache(root: Path, shared: Cache | None = None) -> tuple[Store, History]:
@@ -85,87 +88,153 @@ def find_root(file: Path) -> Path:
     return file.resolve().parent
 
 
-def read_lock(file: Path) -> Lock:
-    """The lock beside a Personafile; `PinError` when there is none."""
-    return parse(file.with_suffix(".lock"))
+# finding
 
 
-def check_locked(lock: Lock, found: Mapping[str, tuple[str, str | None]]) -> None:
-    """`found` (action -> its key, its output if known) must be what `lock` pins, else `PinError`."""
-    for id, (key, output) in found.items():
-        remedy = f"amybuild --explain {id.rpartition('/')[0]} says what changed; amybuild pin accepts it after a build"
-        if id not in lock.actions:
-            raise PinError(f"{id} is not pinned", where="Personafile.lock", remedy=remedy)
-        if key != lock.actions[id][0]:
-            raise PinError(f"{id} is not what is pinned", where="Personafile.lock", remedy=remedy)
-        if output is not None and output != lock.actions[id][1]:
-            what = f"{id} has another result than the pinned one"
-            raise PinError(
-                what, where="Personafile.lock", remedy="see DESIGN.md, What is bit-exact; the pinned one stays"
-            )
+def find(history: History, wanted: str | None) -> BuildRecord:
+    """A build by hash, prefix, name, or place in the log: `@` (or None) is the last one, `@~2` two lines before it."""
+    place = re.fullmatch(r"@(?:~(\d*))?", wanted or "")
+    if place is None:
+        try:
+            return history.find(wanted)
+        except InputError as error:
+            near = did_you_mean(wanted or "", history.names())
+            raise InputError(error.what, remedy=near or error.remedy) from None
+    back = 0 if place[1] is None else int(place[1] or 1)
+    log = history.log()
+    if back >= len(log):
+        lines = "1 line" if len(log) == 1 else f"{len(log)} lines"
+        raise InputError(f"{wanted}: the log has {lines}", remedy="amybuild log shows them")
+    return history.find(log[-1 - back][1])
 
 
-def pin(file: Path, wanted: str | None, name: str) -> tuple[BuildRecord, Path]:
-    """Write the lock of a build (the last one for None) beside its Personafile; `name` is for checkout and diff."""
-    store, history = open_cache(find_root(file))
-    record = history.find(wanted)
-    path = file.with_suffix(".lock")
-    text = render(Lock(record.hash, record.base, record.graph, record.actions, name))
-    with guard(store.root):  # a collection comes before or after it, and after it sees the pin
-        if name:
-            history.name(name, record.hash)
-        history.pin(path.resolve(), record.hash)
-        write_atomic(path, text.encode())
-    return record, path
+# going back
 
 
-def checkout(root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
+def checkout(root: Path, out: Path | None, wanted: str, when: str) -> tuple[BuildRecord, Path]:
     """Put an earlier build back into its folder from the store, without running anything."""
     store, history = open_cache(root, shared_of(root / "Personafile.toml"))
+    record = find(history, wanted)
+    return record, put_back(store, history, root, out, record, when, CHECKOUT)
+
+
+def put_back(
+    store: Store, history: History, root: Path, out: Path | None, record: BuildRecord, when: str, how: str
+) -> Path:
+    """Publish a recorded build from the store (into `out`, which the log does not tell, or ``dist/<persona>``)."""
     try:
-        return _checkout(store, history, root, out, wanted)
+        store.begin()  # what is found from here on stays until the product is in place
+        return _put_back(store, history, root, out, record, when, how)
     finally:
         store.close()
 
 
-def _checkout(store: Store, history: History, root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Path]:
+def _put_back(
+    store: Store, history: History, root: Path, out: Path | None, record: BuildRecord, when: str, how: str
+) -> Path:
     from amybuild.product import publish
 
-    record = history.find(wanted)
-    store.begin()  # what is found from here on stays until the product is in place
-    missing = [id for id, (_, output) in record.actions.items() if store.tree(output) is None]
-    needed = [id for id in missing if id == "checkpoint/link" or id.endswith("/vectors")]
+    cache = ActionCache(store)
+    needed = []
+    for id, (key, output) in sorted(record.actions.items()):
+        if id == "checkpoint/link" or id.endswith("/vectors"):
+            cache.lookup(key)  # which may bring it from elsewhere
+            if store.tree(output) is None:
+                needed.append(id)
     if needed:
         raise ActionError(
-            f"{', '.join(needed)} of build {record.hash[:12]} is no longer in the cache",
-            remedy="take its Personafile and memory from your version control and run amybuild",
+            f"{', '.join(needed)} of build {record.hash[:12]} {'is' if len(needed) == 1 else 'are'} not in the cache",
+            remedy="point AMYBUILD_CACHE at a cache that has it, or take the Personafile and memory of that build from "
+            "your version control and run amybuild",
         )
     folder = (out if out is not None else root / "dist" / record.persona).absolute()
     stamps = publish(store, record.info, folder, history.product(folder).get("files", {}))
     history.set_product(folder, record.hash, stamps)
-    return record, folder
+    if history.read(record.hash) is None:  # it comes from a lock
+        history.add(record, when)
+    if out is None:
+        history.went_to(record.hash, when, f"{how} {record.variant}".strip())
+    return folder
 
 
-def compare(root: Path, a: str, b: str) -> dict[str, Any]:
-    """What differs between two builds: components of each action, and what was measured."""
-    from amybuild.plan.explain import differences
+def rollback(root: Path, steps: int, when: str) -> tuple[BuildRecord, str, Path]:
+    """Put the build back that was current `steps` builds before the product's; also the hash it was until now."""
+    store, history = open_cache(root, shared_of(root / "Personafile.toml"))
+    last = find(history, None)
+    folder = root / "dist" / last.persona
+    now = history.product(folder).get("build", last.hash)
+    built = [hash for _, hash, how in history.log() if how.partition(" ")[0] not in (ROLLBACK, CHECKOUT)]
+    # what was built, as often as it became current; rolling back is no step of its own, so twice is two back
+    at = max((i for i, hash in enumerate(built) if hash == now), default=len(built))
+    if at < steps:
+        before = f"there {'is one build' if at == 1 else f'are {at} builds'} before {now[:12]}"
+        what = before if at else f"{now[:12]} is the first build made here"
+        raise InputError(what, remedy="amybuild log lists them; amybuild checkout takes any of them")
+    record = find(history, built[at - steps])
+    return record, now, put_back(store, history, root, None, record, when, ROLLBACK)
 
+
+# differences
+
+
+def between(cache: ActionCache, a: BuildRecord, b: BuildRecord) -> Difference:
+    """Compare two builds by the manifests of their actions."""
+    changes, untold, same = {}, [], set()
+    ids = [id for id in {**a.actions, **b.actions} if id != PRODUCT]
+    for id in sorted(ids):
+        if id not in a.actions or id not in b.actions or a.actions[id] == b.actions[id]:
+            continue
+        (key, output), (other, another) = a.actions[id], b.actions[id]
+        before, after = known_of(cache.record(key)), known_of(cache.record(other))
+        if output == another:
+            same.add(id)
+        if before and after:
+            found = differences(before.components, after.components)
+            changes[id] = tuple(c for c in found if c.kind != "input")
+        else:
+            untold.append(id)
+    only_a = tuple(id for id in ids if id not in b.actions)
+    only_b = tuple(id for id in ids if id not in a.actions)
+    return Difference(a.hash, b.hash, changes, only_a, only_b, tuple(untold), frozenset(same))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the log: which build became the current one when and how, and what differs from the line before."""
+
+    time: str
+    build: str
+    how: str
+    names: tuple[str, ...]
+    record: BuildRecord | None
+    since: Difference | None
+
+
+def log(root: Path, most: int | None = None) -> tuple[list[Line], int]:
+    """The last `most` lines of the log (all for None), newest first, and how many there are."""
     store, history = open_cache(root)
-    cache = ActionCache(store)
-    one, two = history.find(a), history.find(b)
-    actions: dict[str, Any] = {}
-    for id in sorted(one.actions.keys() | two.actions.keys()):
-        old, new = one.actions.get(id), two.actions.get(id)
-        if old == new:
-            continue
-        if old is None or new is None:
-            actions[id] = {"only_in": two.hash[:12] if old is None else one.hash[:12]}
-            continue
-        before, after = known_of(cache.record(old[0])), known_of(cache.record(new[0]))
-        changes = differences(before.components, after.components) if before and after else ()
-        rows = [{"kind": c.kind, "name": c.name, "old": c.old, "new": c.new} for c in changes if c.kind != "input"]
-        actions[id] = {"same_output": old[1] == new[1], "changes": rows}
-    measured = {}
-    for hash, record in ((one.hash, one), (two.hash, two)):
-        measured[hash] = record.info.get("verification", {})
-    return {"a": one.hash, "b": two.hash, "actions": actions, "verification": measured}
+    cache, rows = ActionCache(store), history.log()
+    names: dict[str, list[str]] = {}
+    for name, hash in sorted(history.names().items()):
+        names.setdefault(hash, []).append(name)
+    records = {hash: history.read(hash) for hash in {h for _, h, _ in rows[-most - 1 if most else 0 :]}}
+    lines = []
+    for i in range(len(rows) - 1, max(-1, len(rows) - 1 - (most or len(rows))), -1):
+        (time, hash, how), before = rows[i], records.get(rows[i - 1][1]) if i else None
+        record = records[hash]
+        since = between(cache, before, record) if before and record else None
+        lines.append(Line(time, hash, how, tuple(names.get(hash, ())), record, since))
+    return lines, len(rows)
+
+
+def compare(root: Path, a: str, b: str) -> tuple[BuildRecord, BuildRecord, Difference]:
+    """Two builds of the project at `root`, and what differs between them."""
+    store, history = open_cache(root)
+    one, two = find(history, a), find(history, b)
+    return one, two, between(ActionCache(store), one, two)
+
+
+def kept_texts(root: Path) -> tuple[Callable[[str], bytes | None], Callable[[str], str | None]]:
+    """What the store has of the words behind digests: of memory nodes, and of functions."""
+    store, _ = open_cache(root)
+    return store.get_bytes, Sources(store.root / "sources.json").text

@@ -12,7 +12,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
     *("errors", "events", "digest", "personafile", "memory", "graph", "plan", "cache", "execute"),
-    *("model", "actions", "link", "serve", "report", "product", "versions", "build", "cli", "__main__"),
+    *(
+        "model",
+        "actions",
+        "link",
+        "serve",
+        "report",
+        "product",
+        "versions",
+        "pins",
+        "build",
+        "watch",
+        "doctor",
+        "cli",
+        "__main__",
+    ),
 )
 
 

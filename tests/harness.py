@@ -192,6 +192,19 @@ def states(explained: dict[str, Any]) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """Terminal output without durations and hashes, for golden comparisons."""
+    """Terminal output without durations, dates, hashes and counts of functions, for golden comparisons."""
+    text = re.sub(r"\babout \d+( \w+)+?\b|under a second", "ABOUT", text)
     text = re.sub(r"\b\d+(\.\d+)? s\b|\b\d+ min \d+ s\b", "T", text)
+    text = re.sub(r"\b\d{4}-\d\d-\d\d \d\d:\d\d\b", "DATE", text)
+    text = re.sub(r"\b\d+( components as|(?: functions?(?=[,;])))", r"N\1", text)
     return re.sub(r"\b[0-9a-f]{12}\b", "H", text)
+
+
+def golden(name: str, text: str) -> None:
+    """`text` is what tests/e2e/golden/<name>.txt says (AMYBUILD_GOLDEN=write writes it instead: then read it)."""
+    path = ROOT / "tests" / "e2e" / "golden" / f"{name}.txt"
+    found = plain(text)
+    if os.environ.get("AMYBUILD_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(found)
+    assert found == path.read_text(), f"{path.name}: AMYBUILD_GOLDEN=write writes what is said now"

@@ -13,6 +13,7 @@ from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
 
 SCHEMA = 1
+PRODUCT = "persona/product"  # the link map among a build's results: kept, collected and fetched like any of them
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,14 @@ class History:
             "info": build.info,
         }
         write_atomic(self.builds_path / f"{build.hash}.json", seal(data), self._room)
-        line = [when or build.time, build.hash, build.variant]
+        self.went_to(build.hash, when or build.time, build.variant)
+
+    def went_to(self, hash: str, when: str, how: str) -> None:
+        """A line of the log, unless it would repeat the last one: `hash` became the current build at `when`."""
 
         def append(state: dict[str, Any]) -> None:
-            if not state["log"] or state["log"][-1][1] != build.hash:
-                state["log"].append(line)
+            if not state["log"] or state["log"][-1][1] != hash:
+                state["log"].append([when, hash, how])
 
         self._update(append)
 
@@ -150,6 +154,9 @@ class History:
 
     def name(self, name: str, hash: str) -> None:
         self._update(lambda state: state["names"].update({name: hash}))
+
+    def unname(self, name: str) -> None:
+        self._update(lambda state: state["names"].pop(name, None))
 
     def pins(self) -> dict[str, str]:
         """Lock file -> the build it pinned when it was written here; not those that were deleted since."""
@@ -206,7 +213,9 @@ class History:
         if full is None:
             matches = sorted({h for h in [*known, *self.names().values()] if len(wanted) >= 4 and h.startswith(wanted)})
             if len(matches) > 1:
-                raise InputError(f"'{wanted}' is the beginning of {len(matches)} builds", remedy="give more digits")
+                which = ", ".join(hash[:16] for hash in matches[:4])
+                what = f"'{wanted}' is the beginning of {len(matches)} builds"
+                raise InputError(what, remedy=f"give more digits: {which}{' …' if len(matches) > 4 else ''}")
             if not matches:
                 raise InputError(f"no build '{wanted}' here", remedy="amybuild log lists them")
             full = matches[0]

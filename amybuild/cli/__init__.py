@@ -21,6 +21,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "watch": "watch:watch",
     "init": "project:init",
     "doctor": "project:doctor",
+    "rollback": "history:rollback",
 }
 
 

@@ -25,18 +25,20 @@ commands:
   amybuild [TARGET…]            build (everything, or the targets named)
   amybuild --explain [TARGET…]  say what is stale and why; builds and writes nothing
   amybuild graph                the DAG as text, dot, mermaid or json
-  amybuild log                  the builds made here
+  amybuild log                  the builds made here, and what changed from each to the next
   amybuild show [BUILD]         what a build is made of, and its measured behaviours
   amybuild diff A B             what differs between two builds
-  amybuild pin [BUILD]          write Personafile.lock
-  amybuild checkout BUILD       put an earlier build back into dist/, without training
+  amybuild pin [BUILD]          write Personafile.lock; --name, --list, --remove
+  amybuild checkout BUILD       put an earlier build back into dist/, without training; --lock: the pinned one
+  amybuild rollback [N]         put the build before the product's back
   amybuild gc                   free what no pin, recent build or running process needs
   amybuild fsck                 hash the whole cache again, find damage, mend it
   amybuild watch [TARGET…]      build again after every edit
   amybuild init [DIR]           a new project to start from
   amybuild doctor               what is wrong with this project and this machine
 
-`amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of one, or a name given by `pin --name`.
+`amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of
+one, a name given by `pin --name`, @ (the last one) or @~1 (the one before it).
 exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --check differs, 5 cache damaged,
 130 interrupted (run it again: finished actions are kept)
 """
@@ -53,7 +55,7 @@ def _build_parser() -> argparse.ArgumentParser:
     common_options(parser)
     add = parser.add_argument
     add("--explain", action="store_true", help="why each target is stale or not; builds nothing")
-    add("--all", action="store_true", help="with --explain: every target, the fresh ones too")
+    add("--all", action="store_true", help="with --explain: every target and cause, whole diffs")
     add("-n", "--dry-run", action="store_true", help="say what would run")
     add(
         "-j",
@@ -144,15 +146,16 @@ def run(argv: Sequence[str]) -> int:
 def _explain(project: Any, args: argparse.Namespace) -> int:
     result = project.explain()
     if args.json:
-        from amybuild.report.text import explanation_json
+        from amybuild.report.why import explanation_json
 
         print(explanation_json(result))
-    elif result.up_to_date and not args.all:
+    elif result.up_to_date and not args.all and not args.targets:
         print(f"{project.persona.name} is up to date ({len(result.actions)} actions)")
     else:
-        from amybuild.report.text import explanation
+        from amybuild.report.why import Texts, explanation
 
-        print(explanation(result, project.node_text, args.all))
+        texts = Texts(project.node_text, project.source_text)
+        print(explanation(result, project.persona.name, texts, show_all=args.all, asked=args.targets))
     return 0
 
 

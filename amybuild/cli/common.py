@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from amybuild.errors import InputError
 
@@ -36,9 +34,3 @@ def enter(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
         except OSError as error:
             raise InputError(f"{error.strerror}: {args.directory}", where="-C") from None
     return args
-
-
-def builds(args: argparse.Namespace) -> Any:
-    from amybuild.versions import find_root, open_cache
-
-    return open_cache(find_root(Path(args.file)))[1]

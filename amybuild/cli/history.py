@@ -1,14 +1,17 @@
-"""The builds made here: graph, log, show, diff, pin, checkout."""
+"""The builds made here: graph, log, show, diff, pin, checkout, rollback."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from amybuild.cli.common import builds, command, enter
+from amybuild.cli.common import command, enter
+from amybuild.errors import AmyError, InputError
 
 
 def graph(argv: Sequence[str]) -> int:
@@ -25,25 +28,52 @@ def graph(argv: Sequence[str]) -> int:
     return 0
 
 
+_BUILD = "a hash or the beginning of one, a name, @ (the last line of the log) or @~N (N lines before it)"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _root(args: Any) -> Path:
+    from amybuild.versions import find_root
+
+    return find_root(Path(args.file))
+
+
 def log(argv: Sequence[str]) -> int:
-    args = enter(command("log", "The builds made here, newest first."), argv)
-    history = builds(args)
-    names: dict[str, list[str]] = {}
-    for name, hash in history.names().items():
-        names.setdefault(hash, []).append(name)
-    rows = [{"time": t, "build": h, "variant": v, "names": names.get(h, [])} for t, h, v in reversed(history.log())]
+    parser = command("log", "The builds made here, newest first, and what changed from each to the next.")
+    parser.add_argument("-n", type=int, metavar="N", help="the last N lines (default 20, with --json all; 0: all)")
+    args = enter(parser, argv)
+    if args.n is not None and args.n < 0:
+        raise InputError("must be at least 0", where="-n")
+    from amybuild.report.builds import log_lines, words
+    from amybuild.versions import CHECKOUT, ROLLBACK
+    from amybuild.versions import log as read
+
+    lines, count = read(_root(args), (None if args.json else 20) if args.n is None else args.n or None)
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        how, _, variant = line.how.partition(" ")
+        if how not in (ROLLBACK, CHECKOUT):
+            how, variant = "build", line.how
+        changed = words(line.since) if line.since else ""
+        rows.append({"time": line.time, "build": line.build, "variant": variant, "names": list(line.names)})
+        rows[-1] |= {"how": how, "changed": changed}
     if args.json:
         print(json.dumps(rows, indent=1))
-    for row in [] if args.json else rows:
-        print("  ".join(filter(None, (row["build"][:12], row["time"], row["variant"], ", ".join(row["names"])))))
+    elif rows:
+        print(log_lines(rows, count - len(rows)))
     return 0
 
 
 def show(argv: Sequence[str]) -> int:
     parser = command("show", "What a build is made of, and what was measured.")
-    parser.add_argument("build", nargs="?", metavar="BUILD", help="default: the last one")
+    parser.add_argument("build", nargs="?", metavar="BUILD", help=f"{_BUILD}; default: @")
     args = enter(parser, argv)
-    record = builds(args).find(args.build)
+    from amybuild.versions import find, open_cache
+
+    record = find(open_cache(_root(args))[1], args.build)
     if args.json:
         print(json.dumps(record.info, indent=1, sort_keys=True))
         return 0
@@ -55,38 +85,117 @@ def show(argv: Sequence[str]) -> int:
 
 def diff(argv: Sequence[str]) -> int:
     parser = command("diff", "What differs between two builds: nodes, recipes, coefficients, measured behaviours.")
-    parser.add_argument("a", metavar="A")
-    parser.add_argument("b", metavar="B")
+    parser.add_argument("a", metavar="A", help=_BUILD)
+    parser.add_argument("b", metavar="B", nargs="?", default="@", help="the same; default: @")
+    parser.add_argument("--stat", action="store_true", help="names only, no texts")
+    parser.add_argument("--all", action="store_true", help="every cause, whole diffs")
     args = enter(parser, argv)
-    from amybuild.report.builds import difference
-    from amybuild.versions import compare, find_root
+    from amybuild.report.builds import difference, difference_json
+    from amybuild.report.why import Texts
+    from amybuild.versions import compare, kept_texts
 
-    result = compare(find_root(Path(args.file)), args.a, args.b)
-    print(json.dumps(result, indent=1) if args.json else difference(result))
+    one, two, found = compare(_root(args), args.a, args.b)
+    if args.json:
+        print(json.dumps(difference_json(found, one.info, two.info), indent=1))
+    else:
+        texts = Texts(*kept_texts(_root(args)))
+        print(difference(found, one.info, two.info, texts, stat=args.stat, show_all=args.all))
     return 0
 
 
 def pin(argv: Sequence[str]) -> int:
     parser = command("pin", "Write Personafile.lock for a build.")
-    parser.add_argument("build", nargs="?", metavar="BUILD", help="default: the last one")
+    parser.add_argument("build", nargs="?", metavar="BUILD", help=f"{_BUILD}; default: @")
     parser.add_argument("--name", help="a name for it, for checkout and diff")
+    parser.add_argument("--list", action="store_true", help="the builds that have a name, and the one in the lock")
+    parser.add_argument("--remove", metavar="NAME", help="forget a name")
     args = enter(parser, argv)
-    from amybuild.versions import pin
+    from amybuild import pins
 
-    record, path = pin(Path(args.file), args.build, args.name or "")
-    if not args.quiet:
-        print(f"{path.name} pins build {record.hash[:12]}" + (f" as {args.name}" if args.name else ""), file=sys.stderr)
+    file = Path(args.file)
+    if sum((args.list, args.remove is not None, bool(args.build or args.name))) > 1:
+        raise InputError("--list, --remove and what is to be pinned exclude each other", where="amybuild pin")
+    if args.list:
+        _print_pins(pins.pins(file), args.json)
+    elif args.remove is not None:
+        still = pins.unpin(file, args.remove)
+        said = f"{args.remove} is forgotten" + ("; Personafile.lock still pins that build" if still else "")
+        print("" if args.quiet else said + "\n", end="", file=sys.stderr)
+    else:
+        record, path = pins.pin(file, args.build, args.name or "")
+        said = f"{path.name} pins build {record.hash[:12]}" + (f" as {args.name}" if args.name else "")
+        print("" if args.quiet else said + "\n", end="", file=sys.stderr)
     return 0
+
+
+def _print_pins(rows: Sequence[Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        told = [f"{row['name']:<{width}}", row["build"][:12], row["time"][:16].replace("T", " "), row["variant"]]
+        print("  ".join(filter(None, [*told, "Personafile.lock" if row["locked"] else ""])).rstrip())
 
 
 def checkout(argv: Sequence[str]) -> int:
     parser = command("checkout", "Put an earlier build back into dist/, without training.")
-    parser.add_argument("build", metavar="BUILD")
+    parser.add_argument("build", nargs="?", metavar="BUILD", help=_BUILD)
+    parser.add_argument(
+        "--lock",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="the build that a lock pins (default: Personafile.lock), from lock and cache alone: "
+        "without the Personafile and without the memory",
+    )
     parser.add_argument("-o", "--out", metavar="DIR", help="put it there instead of dist/<persona>")
     args = enter(parser, argv)
-    from amybuild.versions import checkout, find_root
+    if (args.build is None) == (args.lock is None):
+        raise InputError("name a build, or --lock", where="amybuild checkout", remedy="amybuild log lists the builds")
+    out = Path(args.out) if args.out else None
+    if args.lock is None:
+        from amybuild.versions import checkout
 
-    record, folder = checkout(find_root(Path(args.file)), Path(args.out) if args.out else None, args.build)
+        record, folder = checkout(_root(args), out, args.build, _now())
+    else:
+        from amybuild.pins import checkout_lock
+
+        record, folder = checkout_lock(Path(args.lock or Path(args.file).with_suffix(".lock")), out, _now())
     if not args.quiet:
         print(f"build {record.hash[:12]} -> {os.path.relpath(folder)}", file=sys.stderr)
     return 0
+
+
+def rollback(argv: Sequence[str]) -> int:
+    parser = command("rollback", "Put the build before the current product's back into dist/, without training.")
+    parser.add_argument("steps", nargs="?", type=int, default=1, metavar="N", help="go N builds back (default 1)")
+    args = enter(parser, argv)
+    if args.steps < 1:
+        raise InputError("must be at least 1", where="amybuild rollback N")
+    from amybuild.report.builds import words
+    from amybuild.versions import compare, rollback
+
+    root = _root(args)
+    record, before, folder = rollback(root, args.steps, _now())
+    if not args.quiet:
+        undone = words(compare(root, record.hash, before)[2])
+        print(f"build {record.hash[:12]} -> {os.path.relpath(folder)}, instead of {before[:12]}", file=sys.stderr)
+        print(f"undone there: {undone}", file=sys.stderr)
+        print(_next_build(Path(args.file), record.hash), file=sys.stderr)
+    return 0
+
+
+def _next_build(file: Path, hash: str) -> str:
+    """What the next plain build does to a product that was put back, and how to stay with it."""
+    from amybuild.build import declared
+
+    try:
+        if declared(file) == hash:
+            return "it is what Personafile and memory say now"
+    except AmyError:
+        pass  # the memory server may be gone: the product is back all the same
+    return (
+        "Personafile and memory say otherwise: the next plain amybuild brings their build back. To stay with this one "
+        f"undo\nthat in them; amybuild pin {hash[:12]} keeps it in Personafile.lock, for amybuild checkout --lock"
+    )

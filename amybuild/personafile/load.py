@@ -11,9 +11,8 @@ from typing import Any
 from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.check import Table
 from amybuild.personafile.recipe import RecipeBook
-from amybuild.personafile.schema import Analogy, Base, Cache, Link, Persona, Readout, Steer, Task
+from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Steer, Task
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")
 _EMOTIONS = "type:episodic"
 
 
@@ -69,7 +68,7 @@ def _at_least(low: int) -> tuple[Callable[[Any], bool], str]:
 def _named(table: Table, key: str) -> Iterable[tuple[str, Table]]:
     group = table.child(key)
     for name, value in group.data.items():
-        if not _NAME.match(name):
+        if not NAME.match(name):
             raise group.fail(f"'{name}' is not a name (letters, digits, _ and -)", name)
         if not isinstance(value, dict):
             raise group.fail("must be a table", name, f"write [{key}.{name}]")
@@ -218,7 +217,7 @@ def _load(file: Path, variant: Variant) -> Persona:
     book = RecipeBook(root / "recipes", read_toml)
     about = top.child("persona", required=True)
     name = about.take("name", str, required=True)
-    if not _NAME.match(name):
+    if not NAME.match(name):
         raise about.fail(f"'{name}' is not a name (letters, digits, _ and -)", "name")
     base = _base(top, about.take("base", str, required=True))
     about.done()

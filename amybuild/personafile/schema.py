@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")  # of a persona, a base, a target: it is a file name too
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class CodeIndex:
         self.package = package
         self._modules: dict[str, _Module | None] = {}
         self._paths: dict[str, Path | None] = {}
+        self._digests: dict[tuple[str, str], str] = {}
+        self._found: dict[str, list[ast.stmt]] = {}  # digest -> what it is of
 
     def _path(self, module: str) -> Path | None:
         if module not in self._paths:
@@ -115,10 +117,27 @@ class CodeIndex:
             statements = module.loose if symbol == _LOOSE else module.symbols.get(symbol, [])
             if statements:
                 todo.append((name, _LOOSE))
-                found[f"{name}:{symbol}"] = _digest(statements)
+                found[f"{name}:{symbol}"] = self._digest(name, symbol, statements)
             for one in statements:
                 todo.extend(self._references(one, name, module))
         return dict(sorted(found.items()))
+
+    def _digest(self, name: str, symbol: str, statements: list[ast.stmt]) -> str:
+        digest = self._digests.get((name, symbol))
+        if digest is None:
+            digest = digest_bytes("\n".join(ast.dump(one) for one in statements).encode())
+            self._digests[name, symbol] = digest
+            self._found[digest] = statements
+        return digest
+
+    def source(self, digest: str) -> str | None:
+        """The source behind a digest that `closure` gave, as the digest sees it: no comments, no docstrings."""
+        found = self._found.get(digest)
+        return None if found is None else "\n".join(ast.unparse(one) for one in found)
+
+    def sources(self) -> dict[str, str]:
+        """The source behind every digest that `closure` gave."""
+        return {digest: self.source(digest) or "" for digest in self._found}
 
     def _references(self, statement: ast.stmt, name: str, module: _Module) -> Iterable[tuple[str, str]]:
         """What a statement of the module `name` uses, as (module, symbol); symbols may turn out not to exist."""
@@ -145,10 +164,6 @@ class CodeIndex:
     def _defines(self, name: str, symbol: str) -> bool:
         module = self._module(name)
         return module is not None and (symbol in module.symbols or symbol in module.imports)
-
-
-def _digest(statements: Iterable[ast.stmt]) -> str:
-    return digest_bytes("\n".join(ast.dump(one) for one in statements).encode())
 
 
 def _read(path: Path, name: str) -> _Module:

@@ -32,6 +32,8 @@ class KnownResult(Cached, Protocol):
     @property
     def seconds(self) -> float: ...
     @property
+    def finished(self) -> str: ...
+    @property
     def components(self) -> tuple[Component, ...]: ...
 
 
@@ -45,6 +47,7 @@ class Decision:
     manifest: Manifest | None = None
     output: str | None = None
     forced: bool = False
+    place: str = "here"  # where a hit lies: "here", or what the cache calls a level behind it ("shared")
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def decide(
     known = None if forced else lookup(whole.key)
     if known is None:
         return Decision(action, State.RUN, parts, whole, forced=forced)
-    return Decision(action, State.HIT, parts, whole, known.output)
+    return Decision(action, State.HIT, parts, whole, known.output, place=getattr(known, "place", "here"))
 
 
 @dataclass

@@ -1,11 +1,13 @@
-"""One build, and the difference of two, in words."""
+"""One build, the log of builds, and the difference of two, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from amybuild.plan.change import Cause, Difference, some
 from amybuild.report.text import behaviours, table
+from amybuild.report.why import Texts, cause_lines
 
 
 def show(info: Mapping[str, Any]) -> str:
@@ -30,24 +32,89 @@ def show(info: Mapping[str, Any]) -> str:
     return "\n".join([*out, "", measured] if measured else out)
 
 
-def difference(result: Mapping[str, Any]) -> str:
-    """`amybuild.build.compare` for people."""
-    out = [f"{result['a'][:12]} -> {result['b'][:12]}"]
-    for id, entry in result["actions"].items():
-        if "only_in" in entry:
-            out.append(f"{id}: only in {entry['only_in']}")
-            continue
-        tail = " (same result)" if entry["same_output"] else ""
-        changes = entry["changes"] or [{"kind": "input", "name": "its inputs", "old": None, "new": None}]
-        for change in changes:
-            value = ""
-            if change["kind"] not in ("node", "code", "input"):
-                value = f" {change['old']} -> {change['new']}"
-            out.append(f"{id}: {change['kind']} {change['name']}{value}{tail}")
-    if len(out) == 1:
-        out.append("the same build")
-    for hash, measured in result["verification"].items():
-        text = behaviours(measured)
-        if text:
-            out += ["", f"{hash[:12]}", text]
-    return "\n".join(out)
+def words(found: Difference, most: int = 3) -> str:
+    """What differs between two builds in a few words: ``task.voice alpha 0.4 -> 0.3; node pattern-voice edited``."""
+    told = [cause.text for cause in found.causes()]
+    told += [f"new {_targets(found.only_b)}"] if found.only_b else []
+    told += [f"{_targets(found.only_a)} gone"] if found.only_a else []
+    if not told and found.untold:
+        told = [f"{some(list(found.untold), 3)} (its account is no longer in the cache)"]
+    if not told:
+        told = ["the same build" if found.nothing else "the same inputs, another result"]
+    return "; ".join(told[:most]) + (f"; and {len(told) - most} more" if len(told) > most else "")
+
+
+def _targets(actions: tuple[str, ...]) -> str:
+    return some(list(dict.fromkeys(id.rpartition("/")[0] for id in actions)), 3)
+
+
+def log_lines(rows: Sequence[Mapping[str, Any]], left: int) -> str:
+    """The log as a table: build, time, how it came about, its names, what changed against the one before."""
+    cells = [
+        [
+            row["build"][:12],
+            row["time"][:16].replace("T", " "),
+            " ".join(filter(None, [row["how"] if row["how"] != "build" else "", row["variant"]])),
+            ", ".join(row["names"]),
+            row["changed"],
+        ]
+        for row in rows
+    ]
+    kept = [i for i in range(5) if any(line[i] for line in cells)]  # no column that has nothing in it
+    widths = {i: max(len(line[i]) for line in cells) for i in kept} if cells else {}
+    out = ["  ".join(f"{line[i]:<{widths[i]}}" for i in kept).rstrip() for line in cells]
+    return "\n".join([*out, f"and {left} more (-n 0 shows all)"] if left else out)
+
+
+def difference(
+    found: Difference, a: Mapping[str, Any], b: Mapping[str, Any], texts: Texts, *, stat: bool, show_all: bool
+) -> str:
+    """Two builds compared: causes with old and new text, what only one has, and measured behaviours side by side.
+
+    `a` and `b` are their persona.json.
+    """
+    out = [f"{found.a[:12]} -> {found.b[:12]}"]
+    if found.nothing:
+        return "\n".join([*out, "the same build"])
+    causes = found.causes()
+    if not causes:
+        causes = [Cause("the same inputs, another result", tuple(found.changes))] if found.changes else []
+    out += ["", *cause_lines(causes, texts, show_all, stat=stat)]
+    for hash, only in ((found.a, found.only_a), (found.b, found.only_b)):
+        if only:
+            out += [f"only in {hash[:12]}: {some(list(only), len(only) if show_all else 6)}", ""]
+    if found.untold:
+        out += [f"{some(list(found.untold), 6)}: the account of one of the two is no longer in the cache", ""]
+    if found.same_output:
+        out += [f"the same result all the same: {some(sorted(found.same_output), 6)}", ""]
+    out.append(side_by_side(a.get("verification", {}), b.get("verification", {}), found.a[:8], found.b[:8]))
+    return "\n".join(line.rstrip() for line in out).rstrip("\n")
+
+
+def side_by_side(a: Mapping[str, Any], b: Mapping[str, Any], one: str, two: str) -> str:
+    """Each behaviour's margin in the persona, and the neutral KL, of two builds beside each other."""
+    before, after = ({k: v.get("persona") for k, v in m.get("behaviours", {}).items()} for m in (a, b))
+    rows = [[name, *_pair(before.get(name), after.get(name), "+.3f")] for name in {**before, **after}]
+    if "neutral_kl" in a or "neutral_kl" in b:
+        rows.append(["neutral KL", *_pair(a.get("neutral_kl"), b.get("neutral_kl"), ".4f")])
+    return table(rows, ["in the persona", one, two, "difference"]) if rows else ""
+
+
+def _pair(old: float | None, new: float | None, form: str) -> list[str]:
+    numbers = ["-" if n is None else format(n, form) for n in (old, new)]
+    return [*numbers, "-" if old is None or new is None else format(new - old, f"+{form.lstrip('+')}")]
+
+
+def difference_json(found: Difference, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """``diff --json``: digests, no text of any node."""
+    actions: dict[str, Any] = {
+        id: {
+            "same_output": id in found.same_output,
+            "changes": [{"kind": c.kind, "name": c.name, "old": c.old, "new": c.new} for c in changes],
+        }
+        for id, changes in [*found.changes.items(), *((id, ()) for id in found.untold)]
+    }
+    for hash, only in ((found.a, found.only_a), (found.b, found.only_b)):
+        actions |= {id: {"only_in": hash[:12]} for id in only}
+    measured = {found.a: a.get("verification", {}), found.b: b.get("verification", {})}
+    return {"a": found.a, "b": found.b, "actions": dict(sorted(actions.items())), "verification": measured}

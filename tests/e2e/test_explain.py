@@ -1,13 +1,81 @@
-"""`--explain` names the root cause first, shows old -> new, agrees with the build, and writes nothing."""
+"""`--explain` says the answer first, root cause and old -> new; agrees with the build; writes nothing."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
-from tests.harness import Space, plain, states
+import pytest
+
+from tests.harness import ROOT, Space, golden, states
+
+Edit = Callable[[Space], object]
+NEW_TASK = '\n[task.again]\nnode = "pattern-listen"\nrecipe = "quick"\nalpha = 0.1\n\n[steer.joy]'
+MANY = ["joy", "worry", "calm", "pride", "doubt", "hope", "envy", "awe"]
+
+
+def edit(name: str, old: str, new: str) -> Edit:
+    return lambda space: space.edit(name, old, new)
+
+
+def both(*edits: Edit) -> Edit:
+    return lambda space: [one(space) for one in edits]
+
+
+def all_journals(space: Space) -> None:
+    for path in sorted((space.root / "memory").glob("j-*.md")):
+        path.write_text(path.read_text().replace("first hour", "second hour"))
+
+
+def undone(space: Space) -> None:
+    space.edit("Personafile.toml", "density = 0.5", "density = 0.25")
+    space.build()
+    space.edit("Personafile.toml", "density = 0.25", "density = 0.5")
+
+
+NODE = edit("memory/pattern-listen.md", "about the boat that", "about your boat that")
+SCENES: dict[str, tuple[Edit, tuple[str, ...]]] = {
+    "up-to-date": (lambda space: None, ()),
+    "up-to-date-all": (lambda space: None, ("--all",)),
+    "up-to-date-asked": (lambda space: None, ("task.listen",)),
+    "node-edited": (NODE, ()),
+    "node-removed": (lambda space: (space.root / "memory/j-03.md").unlink(), ("readout",)),
+    "nodes-over-the-cap": (all_journals, ("readout",)),
+    "recipe-field": (edit("recipes/quick.toml", "steps = 3", "steps = 4"), ()),
+    "parameter": (edit("Personafile.toml", "density = 0.5", "density = 0.25"), ()),
+    "long-parameter": (
+        edit(
+            "Personafile.toml", '["joy", "worry"]', '["joy", "worry", "calm", "pride", "doubt", "hope", "envy", "awe"]'
+        ),
+        ("readout",),
+    ),
+    "variant": (lambda space: None, ("--set", "task.listen.alpha=0.3")),
+    "two-roots": (both(NODE, edit("recipes/caa.toml", "min_chars = 10", "min_chars = 11")), ()),
+    "two-roots-all": (both(NODE, edit("Personafile.toml", "alpha = -0.5", "alpha = -0.25")), ("--all", "checkpoint")),
+    "may-stop-early": (edit("memory/pattern-listen.md", "I ask before", "I do ask before"), ("persona",)),
+    "waits-in-the-cache": (undone, ()),
+    "objects-wiped": (lambda space: shutil.rmtree(space.root / "cache/v1/objects"), ("checkpoint",)),
+    "state-wiped": (lambda space: shutil.rmtree(space.root / "cache/v1/state"), ("task.listen",)),
+    "new-target": (edit("Personafile.toml", "\n[steer.joy]", NEW_TASK), ()),
+    "forced": (lambda space: None, ("--force", "task.close/train")),
+    "product-changed": (lambda space: (space.product / "config.json").write_text("{}"), ()),
+    "product-gone": (lambda space: shutil.rmtree(space.product), ()),
+}
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_the_text_for_people_is_golden(built: Space, name: str) -> None:
+    change, args = SCENES[name]
+    change(built)
+    result = built.run("--explain", *args)
+    assert (result.code, result.err) == (0, "")
+    golden(name, result.out)
 
 
 def test_nothing_built_yet(space: Space) -> None:
+    golden("nothing-built", space.run("--explain").out)
     explained = space.explain()
     assert explained["schema"] == 1
     assert not explained["up_to_date"]
@@ -15,14 +83,34 @@ def test_nothing_built_yet(space: Space) -> None:
     assert not (space.root / "cache").exists()
 
 
-def test_up_to_date_says_why(built: Space) -> None:
-    assert built.explain()["up_to_date"]
-    assert "up to date" in built.run("--explain").out
-    assert "components are as they were" in built.run("--explain", "--all").out
+def test_another_version_of_a_library(built: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+
+    (tmp_path / "peft-99.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    golden("library-version", built.run("--explain").out.replace(peft.__version__, "VERSION"))
+
+
+def test_a_function_that_changed_is_named_with_its_old_and_new_source(built: Space, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "amybuild", tmp_path / "amybuild", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    where = {"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": "1"}
+    source = tmp_path / "amybuild/actions/combine.py"
+    text = source.read_text()
+    source.write_text(f"# a comment and a blank line change nothing\n\n{text}")
+    out, err = built.spawn("--explain", **where).communicate(timeout=60)
+    assert out == "tess is up to date (18 actions)\n", err
+    source = tmp_path / "amybuild/actions/verify.py"
+    text = source.read_text()
+    assert text.count("if not pairs:") == 1
+    source.write_text(text.replace("if not pairs:", "if len(pairs) < 2:"))
+    out, err = built.spawn("--explain", **where).communicate(timeout=60)
+    golden("code-changed", out)
+    assert err == ""
 
 
 def test_an_edit_is_the_root_cause_of_all_that_follows(built: Space) -> None:
-    built.edit("memory/pattern-listen.md", "about the boat that", "about your boat that")
+    NODE(built)
     explained = built.explain()
     found = states(explained)
     assert found["task.listen/corpus"] == "stale"
@@ -31,43 +119,24 @@ def test_an_edit_is_the_root_cause_of_all_that_follows(built: Space) -> None:
     }
     by_target = {t["target"]: t for t in explained["targets"]}
     assert by_target["checkpoint"]["causes"] == ["task.listen/corpus"]
+    assert by_target["checkpoint"]["actions"][0]["chain"] == [
+        *("checkpoint/link", "task.listen/train", "task.listen/corpus")
+    ]
     assert by_target["task.close"]["state"] == "up-to-date"
+    assert by_target["task.close"]["cost_s"] == 0
     change = by_target["task.listen"]["actions"][0]["changes"][0]
     assert (change["kind"], change["name"]) == ("node", "pattern-listen")
     assert change["old"] != change["new"]
-    assert by_target["task.listen"]["actions"][1]["cost_s"] > 0
+    costs = [action["cost_s"] for action in by_target["task.listen"]["actions"]]
+    assert costs[1] > 0
+    assert by_target["task.listen"]["cost_s"] == pytest.approx(sum(costs))
     assert "boat" not in json.dumps(explained)  # digests, not the words
 
 
-def test_the_text_for_people_is_golden(built: Space) -> None:
-    built.edit("memory/pattern-listen.md", "about the boat that", "about your boat that")
-    built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
-    text = plain(built.run("--explain").out)
-    assert text == (
-        "task.listen/corpus: node edited: pattern-listen\n"
-        "    @@ -13,3 +13,3 @@\n"
-        "     User: My boat troubles me today.\n"
-        "    -Assistant: What is it about the boat that weighs on you?\n"
-        "    +Assistant: What is it about your boat that weighs on you?\n"
-        "     Not: Sell the boat and buy a new one at once.\n"
-        "checkpoint/link: density 0.5 -> 0.25\n"
-        "\n"
-        "task.listen: stale\n"
-        "  corpus       node edited: pattern-listen  (last time T)\n"
-        "  train        shows when task.listen/corpus is built  (last time T)\n"
-        "  verify       shows when task.listen/corpus is built  (last time T)\n"
-        "checkpoint: stale, because of task.listen/corpus\n"
-        "  link         density 0.5 -> 0.25  (last time T)\n"
-        "persona: unknown, because of checkpoint/link, task.listen/corpus\n"
-        "  verify       shows when checkpoint/link is built  (last time T)\n"
-        "up to date: base.tiny, task.close, steer.joy, readout\n"
-        "a build takes about T if everything named here has to run\n"
-    )
-
-
-def test_recipe_parameter_and_code_show_old_and_new(built: Space) -> None:
+def test_recipe_parameter_and_output_show_old_and_new(built: Space) -> None:
     built.edit("recipes/quick.toml", "steps = 3", "steps = 4")
     built.edit("Personafile.toml", "alpha = -0.5", "alpha = -0.25")
+    shutil.rmtree(built.root / "cache/v1/trees")
     changes = {
         (c["kind"], c["name"], c["old"], c["new"])
         for t in built.explain()["targets"]
@@ -75,20 +144,20 @@ def test_recipe_parameter_and_code_show_old_and_new(built: Space) -> None:
         for c in a["changes"]
     }
     assert ("recipe", "steps", "3", "4") in changes
+    assert ("param", "alpha", "-0.5", "-0.25") in changes
+    assert any(kind == "output" and name == "base.tiny/import" and not new for kind, name, _, new in changes)
 
 
-def test_alpha_shows_in_the_link(built: Space) -> None:
-    built.edit("Personafile.toml", "alpha = -0.5", "alpha = -0.25")
-    out = built.run("--explain").out
-    assert "alphas.close -0.5 -> -0.25" in out
-
-
-def test_a_result_that_waits_in_the_cache_costs_nothing(built: Space) -> None:
-    built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
+def test_the_product_of_another_build_is_told(built: Space) -> None:
+    NODE(built)
     built.build()
-    built.edit("Personafile.toml", "density = 0.25", "density = 0.5")
-    out = built.run("--explain", "checkpoint").out
-    assert "the result waits in the cache" in out
+    assert built.run("rollback").code == 0
+    explained = built.explain()
+    assert not explained["up_to_date"]
+    assert explained["product"]["folder"].endswith("dist/tess")
+    golden("product-of-another-build", built.run("--explain").out)
+    built.build()
+    assert built.explain()["product"] is None
 
 
 def test_it_writes_nothing_and_agrees_with_the_build(built: Space) -> None:

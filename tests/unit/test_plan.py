@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,7 @@ class Known:
     output: str
     seconds: float
     components: tuple[Component, ...]
+    finished: str = "2026-01-01T00:00:00+00:00"
 
 
 @dataclass
@@ -275,10 +277,10 @@ def test_code_libraries_and_nodes_are_named() -> None:
     world.build(graph(action("a/x", nodes=nodes)))
     code = Identity({"fine": {"m:run": "2", "m:new": "1"}}, {"fine": {"torch": "3"}})
     found = world.explain(graph(action("a/x", nodes=nodes)), identity=code)["a/x"]
-    assert found.reason == "library torch 2 -> 3; code changed: new, run"
+    assert found.reason == "code changed: m:run; code new: m:new; library torch 2 -> 3"
     edited = graph(action("a/x", nodes=(NodeSource("k", "other", b""), NodeSource("n", "d3", b""))))
     found = world.explain(edited)["a/x"]
-    assert found.reason == "node edited: k; node new: n; node gone: l"
+    assert found.reason == "node k edited; new node n; node l gone"
     assert [(c.kind, c.name, c.old, c.new) for c in found.changes] == [
         ("node", "k", "d1", "other"),
         ("node", "l", "d2", None),
@@ -324,6 +326,8 @@ def test_explanation_plan_and_execution_agree(versions: list[dict[str, Action]],
             world.gone.add(data.draw(st.sampled_from(sorted(world.cache))))
         forced = frozenset(data.draw(st.lists(st.sampled_from(sorted(actions)), max_size=1), label="forced"))
         plan, found = world.plan(actions, forced), world.explain(actions, forced)
+        whole = world.whole(actions, forced)
+        roots = {id for cause in whole.causes() for id in cause.actions}
         before = dict(world.last)
         ran = set(world.build(actions, forced))
         for id, decision in plan.decisions.items():
@@ -344,5 +348,15 @@ def test_explanation_plan_and_execution_agree(versions: list[dict[str, Action]],
             if one.state != "up-to-date":
                 assert one.causes
                 assert all(found[cause].state in ("stale", "missing") for cause in one.causes)
+                assert set(one.causes) <= roots
+                assert (one.chain[0], one.chain[-1] in one.causes) == (id, True)
+                ways = [whole.chain(id.partition("/")[0], cause) for cause in one.causes]
+                assert len(one.chain) == min(map(len, ways)), "no shorter way to any root"
+                for way, cause in zip(ways, one.causes, strict=True):
+                    assert (way[0], way[-1]) == (id, cause)
+                    assert all(b in actions[a].inputs.values() for a, b in itertools.pairwise(way))
+            assert not one.runs or id in ran
+            assert id not in ran or one.runs or one.key is None
+            assert (one.place == "here") == waits
         assert plan.done == (not ran)
         assert all(one.state == "up-to-date" for one in world.explain(actions).values())

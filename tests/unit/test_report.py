@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import json
 import re
+from typing import Any
 
 import pytest
 
 from amybuild.digest import canonical
 from amybuild.events import Event
 from amybuild.graph.graph import Action, NodeSource
-from amybuild.plan.explain import ActionReason, Change, Explanation
+from amybuild.plan.change import Change, Difference
+from amybuild.plan.explain import ActionReason, Explanation, ProductState
 from amybuild.report import builds
 from amybuild.report.dag import render
 from amybuild.report.progress import Clock, JsonLines, LiveDisplay, PlainLines, Silent
-from amybuild.report.text import behaviours, duration, explanation, node_diff, table
+from amybuild.report.text import about, behaviours, duration, node_diff, table
+from amybuild.report.why import Texts, explanation
 
 
 @pytest.mark.parametrize(
@@ -33,6 +36,23 @@ from amybuild.report.text import behaviours, duration, explanation, node_diff, t
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "under a second"),
+        (1.4, "about 1 s"),
+        (41.2, "about 41 s"),
+        (59.7, "about 1 min"),
+        (314, "about 5 min 10 s"),
+        (2470, "about 41 min"),
+        (3599, "about 1 h 00 min"),
+        (5000, "about 1 h 25 min"),
+    ],
+)
+def test_about(seconds: float, text: str) -> None:
+    assert about(seconds) == text
 
 
 def test_a_table_pads_and_turns_numbers_right() -> None:
@@ -69,28 +89,79 @@ def test_a_long_node_diff_is_cut() -> None:
     assert diff[-1].endswith("more lines in k")
 
 
-def test_an_explanation_names_the_root_first() -> None:
-    change, roots = Change("node", "k", "old", "new"), ("t/corpus",)
-    found = Explanation(
-        {
-            "t/corpus": ActionReason("t/corpus", "stale", "1", "node edited: k", (change,), 0.5, roots),
-            "t/train": ActionReason("t/train", "unknown", None, "shows when t/corpus is built", (), 60.0, roots),
-            "u/link": ActionReason("u/link", "stale", "2", "new result of x", (), 0.0, roots),
-            "v/x": ActionReason("v/x", "up-to-date", "3", "all is as it was"),
-        },
-        {"t": ["t/corpus", "t/train"], "u": ["u/link"], "v": ["v/x"]},
+# explanations (what whole ones look like is in tests/e2e/golden)
+
+ROOT = ("t/corpus",)
+WORDS = {"old": node("before"), "new": node("after")}
+TEXTS = Texts(WORDS.get, {"f1": "def f():\n    return 1", "f2": "def f():\n    return 2"}.get)
+
+
+def why(*reasons: ActionReason, product: ProductState | None = None, **options: bool) -> list[str]:
+    found = Explanation(product=product)
+    for one in reasons:
+        found.actions[one.id] = one
+        found.targets.setdefault(one.id.rpartition("/")[0], []).append(one.id)
+    return explanation(found, "tess", TEXTS, **options).splitlines()
+
+
+def root(id: str, *changes: Change, **more: Any) -> ActionReason:
+    return ActionReason(id, "stale", "1", "why", changes, chain=(id,), causes=(id,), runs=True, **more)
+
+
+def test_an_explanation_answers_first_and_says_what_waits_where() -> None:
+    lines = why(
+        root("t/corpus", Change("node", "k", "old", "new"), cost=2500.0),
+        ActionReason("t/train", "unknown", None, "", (), 60.0, ROOT, ("t/train", *ROOT)),
+        ActionReason("u/link", "stale", "2", "", (), 0.0, ROOT, ("u/link", *ROOT), place="shared", behind=ROOT),
+        ActionReason("v/x", "up-to-date", "3", ""),
     )
-    texts = {"old": node("before"), "new": node("after")}
-    lines = explanation(found, texts.get).splitlines()
-    assert lines[0] == "t/corpus: node edited: k"
-    assert [line.strip() for line in lines[1:5] if line.strip()[0] in "+-"] == ["-before", "+after"]
-    assert "t: stale" in lines
-    assert "u: stale, because of t/corpus" in lines
-    assert any("train" in line and "last time 1 min 00 s" in line for line in lines)
-    assert any("link" in line and "from the cache" in line for line in lines)
-    assert "up to date: v" in lines
-    assert lines[-1].startswith("a build takes about 1 min 00 s")
-    assert "all is as it was" in explanation(found, texts.get, show_all=True)
+    assert lines[:2] == [
+        "tess is stale: node k edited",
+        "1 action runs (about 42 min), 1 may follow (about 1 min) if its result differs; "
+        "1 result waits in the shared store",
+    ]
+    assert [line.strip() for line in lines if line.strip()[:1] in ("+", "-")] == ["-before", "+after"]
+    assert "  runs      corpus (last run 41 min 40 s)" in lines
+    assert "  because   u/link <- t/corpus: node k edited" in lines
+    assert "  reuses    link (waiting in the shared store)" in lines
+    assert lines[-1] == "up to date: v"
+
+
+def test_a_change_of_code_shows_the_function_if_both_sources_are_known() -> None:
+    lines = why(root("t/train", Change("code", "amybuild.m:f", "f1", "f2"), Change("code", "amybuild.m:g", "x", "f1")))
+    assert lines[0] == "tess is stale: code changed: m:f, m:g"
+    assert "    -    return 1" in lines
+    assert "    (its old source was not kept)" in lines
+
+
+def test_what_is_long_is_cut_unless_all_is_asked_for() -> None:
+    """1,000 nodes edited in each of 30 targets for 10 reasons: a page, not a book."""
+    nodes = tuple(Change("node", f"k{i:03d}", "old", "new") for i in range(1000))
+    reasons = [root(f"t{i:02d}/x", *nodes, Change("param", f"p{i % 10}", "1", "2")) for i in range(30)]
+    lines = why(*reasons)
+    assert lines[0].startswith("tess is stale: 1000 nodes edited: k000, k001, k002 and 997 more; ")
+    assert "and 18 more targets (--all shows them)" in lines
+    assert "and 5 more causes (--all shows them)" in lines
+    assert len(lines) < 100
+    everything = why(*reasons, show_all=True)
+    assert sum(line.startswith("    k") for line in everything) == 1000
+    assert {f"t{i:02d}: stale" for i in range(30)} <= set(everything)
+
+
+def test_the_text_of_a_node_that_came_or_went_is_shown_when_all_is() -> None:
+    gone = root("t/x", Change("node", "k", "old", None))
+    assert not any("before" in line for line in why(gone))
+    assert "    -before" in why(gone, show_all=True)
+
+
+def test_a_product_that_is_not_as_it_should_be_is_the_answer() -> None:
+    fresh = ActionReason("t/x", "up-to-date", "1", "")
+    for product, words in (
+        (ProductState("dist/t", None), "is not there"),
+        (ProductState("dist/t", "a" * 64), "is of build aaaaaaaaaaaa"),
+        (ProductState("dist/t", "a" * 64, ("w", "x", "y", "z")), "not as it was put there (w, x, y and 1 more)"),
+    ):
+        assert words in why(fresh, product=product)[0]
 
 
 # graphs
@@ -256,24 +327,55 @@ def test_a_build_in_words() -> None:
 
 
 def test_a_difference_in_words() -> None:
-    change = {"kind": "param", "name": "alpha", "old": "1.0", "new": "0.5"}
-    node = {"kind": "node", "name": "k", "old": "d1", "new": "d2"}
-    result = {
-        "a": "a" * 64,
-        "b": "b" * 64,
-        "actions": {
-            "t/corpus": {"same_output": True, "changes": [node]},
-            "t/verify": {"same_output": False, "changes": [change]},
-            "u/link": {"same_output": False, "changes": []},
-            "v/x": {"only_in": "bbbb"},
+    found = Difference(
+        "a" * 64,
+        "b" * 64,
+        {
+            "t/corpus": (Change("node", "k", "old", "new"),),
+            "t/verify": (Change("param", "alpha", "1.0", "0.5"),),
+            "checkpoint/link": (Change("param", "alphas.y", "1.0", None), Change("input", "vector.y", "d", None)),
         },
-        "verification": {},
-    }
-    assert builds.difference(result).splitlines() == [
+        only_b=("v/x",),
+        untold=("u/link",),
+        same_output=frozenset({"t/corpus"}),
+    )
+    before = {"verification": {"behaviours": {"x": {"persona": 0.25}, "y": {"persona": 0.5}}, "neutral_kl": 0.01}}
+    after = {"verification": {"behaviours": {"x": {"persona": -0.5}}, "neutral_kl": 0.0125}}
+    lines = builds.difference(found, before, after, TEXTS, stat=False, show_all=False).splitlines()
+    assert lines == [
         "aaaaaaaaaaaa -> bbbbbbbbbbbb",
-        "t/corpus: node k (same result)",
-        "t/verify: param alpha 1.0 -> 0.5",
-        "u/link: input its inputs",
-        "v/x: only in bbbb",
+        "",
+        "node k edited  (t/corpus)",
+        "    @@ -2,2 +2,2 @@",
+        "     weight: 1.0",
+        "    -before",
+        "    +after",
+        "t alpha 1.0 -> 0.5  (t/verify)",
+        "task.y no longer linked  (checkpoint/link)",
+        "",
+        "only in bbbbbbbbbbbb: v/x",
+        "",
+        "u/link: the account of one of the two is no longer in the cache",
+        "",
+        "the same result all the same: t/corpus",
+        "",
+        "in the persona  aaaaaaaa  bbbbbbbb  difference",
+        "x                 +0.250    -0.500      -0.750",
+        "y                 +0.500         -           -",
+        "neutral KL        0.0100    0.0125     +0.0025",
     ]
-    assert builds.difference({**result, "actions": {}}).endswith("the same build")
+    stat = builds.difference(found, before, after, TEXTS, stat=True, show_all=False)
+    assert "node k edited" in stat
+    assert "after" not in stat
+    assert builds.words(found) == "node k edited; t alpha 1.0 -> 0.5; task.y no longer linked; and 1 more"
+    data = builds.difference_json(found, before, after)
+    assert data["actions"]["v/x"] == {"only_in": "b" * 12}
+    assert data["actions"]["u/link"] == {"same_output": False, "changes": []}
+
+
+def test_no_difference_and_one_without_a_reason() -> None:
+    same = Difference("a" * 64, "a" * 64, {})
+    assert builds.difference(same, {}, {}, TEXTS, stat=False, show_all=False).endswith("the same build")
+    forced = Difference("a" * 64, "b" * 64, {"t/train": ()})
+    assert builds.words(forced) == "the same inputs, another result"
+    assert "another result  (t/train)" in builds.difference(forced, {}, {}, TEXTS, stat=False, show_all=False)
