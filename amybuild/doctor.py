@@ -14,7 +14,7 @@ from pathlib import Path
 from amybuild.build import Options, Project
 from amybuild.cache.store import write_atomic
 from amybuild.errors import AmyError
-from amybuild.execute.resources import free_memory, visible_gpus
+from amybuild.execute.resources import Capacity, free_memory, visible_gpus
 from amybuild.personafile.lock import parse
 from amybuild.pins import pinned_build
 from amybuild.plan.code import library_versions
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine(file: Path) -> list[Finding]:
-    """Look at everything; a check that fails unexpectedly is a finding itself. Runs no action and loads no model."""
+    """Look at everything. Runs no action and loads no model; writes one empty file into the cache, and removes it."""
     found = [*_libraries(), *_machine()]
     try:
         project = Project(Options(file=file))
@@ -105,12 +105,14 @@ def _project(project: Project) -> Iterator[Finding]:
     for warning in project.warnings[:5]:
         yield Finding("warn", "memory graph", warning, "mend the node, or leave it: it harms no build")
     if len(project.warnings) > 5:
-        yield Finding("warn", "memory graph", f"{len(project.warnings) - 5} more warnings", "amybuild -n lists them")
-    asked = [action for action in project.actions.values() if action.resources]
-    if any(action.resources.get("gpu", 0) > visible_gpus() for action in asked):
-        yield Finding("fail", "gpu", "a recipe asks for more GPUs than there are", "take gpu out of its resources")
-    if any(action.resources.get("memory", 0) > free_memory() for action in asked):
-        yield Finding("fail", "memory", "a recipe asks for more memory than is free", "a smaller batch, or --memory")
+        yield Finding(
+            "warn", "memory graph", f"{len(project.warnings) - 5} more warnings", "mend the first ones, then ask again"
+        )
+    capacity = Capacity()
+    for action in project.actions.values():
+        lacking = capacity.lacks(action.resources)
+        if lacking is not None:
+            yield Finding("fail", "resources", f"{action.id} {lacking[0]}", lacking[1])
 
 
 def _cache(root: Path) -> Iterator[Finding]:

