@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _FICLONE = 0x40049409
+_UNWRITABLE = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),  # something else lies there
+}
 
 
 def fresh() -> str:
@@ -36,7 +40,7 @@ def disk_errors(where: Path | str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and build again; nothing cached was lost"
             raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO):
+        if error.errno in _UNWRITABLE:
             remedy = "make it writable, or point AMYBUILD_CACHE elsewhere"
             raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
         raise
@@ -50,6 +54,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _replace(source: Path, target: Path) -> None:
+    """Rename `source` over `target`; a folder that lies there is damage, and gives way."""
+    try:
+        os.replace(source, target)
+    except IsADirectoryError:
+        import shutil
+
+        shutil.rmtree(target)
+        os.replace(source, target)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside, fsync, rename, fsync the folder: after a crash the old content or the new, never a mixture."""
     with disk_errors(path):
@@ -60,7 +75,7 @@ def write_atomic(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, path)
+            _replace(beside, path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
@@ -138,7 +153,7 @@ class Store:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             os.chmod(path, 0o444)
-            os.replace(path, target)
+            _replace(path, target)
             sync_folder(target.parent)
         return Entry(digest, size)
 
@@ -242,12 +257,16 @@ class Store:
 
     def lock(self, key: str) -> FileLock:
         """A lock for one action key. The system drops it when its process dies, so it is never stale."""
+        import shutil
+
         from filelock import FileLock
 
         with disk_errors(self.root):
-            folder = self.root / "locks"
-            folder.mkdir(parents=True, exist_ok=True)
-            return FileLock(folder / f"{key}.lock")
+            path = self.root / "locks" / f"{key}.lock"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():  # damage
+                shutil.rmtree(path)
+            return FileLock(path)
 
 
 def _sweep(base: Path) -> None:
@@ -256,6 +275,9 @@ def _sweep(base: Path) -> None:
 
     from filelock import FileLock, Timeout
 
+    for room in [path for path in base.iterdir() if path.is_dir()]:
+        if not Path(f"{room}.lock").exists():  # the lock is there before its room and until after it
+            shutil.rmtree(room, ignore_errors=True)
     for lock_path in base.glob("*.lock"):
         lock = FileLock(lock_path)
         try:

@@ -1,0 +1,62 @@
+"""What the random tests found, each as small as it gets."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from amybuild.cache.store import Store, disk_errors, write_atomic
+from amybuild.errors import ActionError
+
+
+def test_a_folder_in_the_place_of_a_file_gives_way(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    digest = store.put_bytes(b"text")
+    for path in (store.object_path(digest), tmp_path / "state" / "s.json"):
+        path.unlink(missing_ok=True)
+        (path / "inside").mkdir(parents=True)
+    store.put_bytes(b"text")
+    write_atomic(tmp_path / "state" / "s.json", b"{}")
+    assert store.get_bytes(digest) == b"text"
+    assert (tmp_path / "state" / "s.json").read_bytes() == b"{}"
+
+
+def test_a_finished_file_replaces_a_folder_too(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    out = store.scratch() / "out"
+    out.mkdir()
+    (out / "f").write_bytes(b"text")
+    digest = store.put_tree(out)
+    for path in [*(tmp_path / "objects").rglob("*"), *(tmp_path / "trees").rglob("*")]:
+        if path.is_file():
+            path.unlink()
+            path.mkdir()
+    (out / "f").write_bytes(b"text")
+    assert store.put_tree(out) == digest
+    assert Store(tmp_path).read_file(digest, "f") == b"text"
+    store.close()
+
+
+def test_a_folder_in_the_place_of_a_lock_gives_way(tmp_path: Path) -> None:
+    (tmp_path / "locks" / "k.lock" / "inside").mkdir(parents=True)
+    with Store(tmp_path).lock("k"):
+        assert (tmp_path / "locks" / "k.lock").is_file()
+
+
+def test_a_temporary_room_without_a_lock_is_swept(tmp_path: Path) -> None:
+    """An interrupt at the start of a thread let the store be closed before that thread was done."""
+    left = tmp_path / "tmp" / "1-abc" / "deep"
+    left.mkdir(parents=True)
+    store = Store(tmp_path)
+    store.scratch()
+    assert not left.parent.exists()
+    store.close()
+
+
+@pytest.mark.parametrize("number", [errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EMFILE])
+def test_what_lies_in_the_way_is_an_error_with_a_remedy(number: int) -> None:
+    with pytest.raises(ActionError) as caught, disk_errors("there"):
+        raise OSError(number, "x")
+    assert caught.value.remedy
