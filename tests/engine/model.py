@@ -75,11 +75,10 @@ def random_history(seed: int, steps: int, processes: bool) -> dict[str, Any]:
         moves.append((2, lambda: ["kill", ask(nap=rng.choice((0, 5, 20))), round(rng.random() ** 2 * 0.3, 4)]))
         moves.append((1, lambda: ["pair", ask(nap=5), ask(nap=2)]))
     weights = [weight for weight, _ in moves]
-    world_at_first = world.to_json()
-    world_at_first = json.loads(json.dumps(world_at_first))
+    world_at_first = json.loads(json.dumps(world.to_json()))
     for _ in range(steps):
         found.append(rng.choices([move for _, move in moves], weights)[0]())
-    return {"seed": seed, "world": world_at_first, "steps": found}
+    return {"seed": seed, "world": world_at_first, "steps": json.loads(json.dumps(found))}
 
 
 class Run:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 RULES = ("light", "heavy", "other")
@@ -127,13 +127,17 @@ def random_world(rng: random.Random, most: int = 40) -> World:
     world.code = {rule: 0 for rule in RULES}
     reach = rng.choice((2, 5, 40))  # deep graphs and wide ones
     for i in range(count):
+        if i and rng.random() < 0.1:  # a twin: another name for what is asked for already
+            twin = rng.choice(world.specs)
+            world.specs.append(replace(twin, id=f"t{i}/x"))
+            world.params[f"t{i}/x"] = world.params[twin.id]
+            continue
         near = [f"t{j}/x" for j in range(max(0, i - reach), i)]
         needs = tuple(sorted(rng.sample(near, min(len(near), rng.choice((0, 1, 1, 2, 3))))))
         after = tuple(rng.sample(near, 1)) if near and rng.random() < 0.1 else ()
         nodes = tuple(sorted(rng.sample(sorted(world.nodes), rng.choice((0, 0, 1, 1, 2)) % (len(world.nodes) + 1))))
         source = rng.choice(sorted(world.sources)) if rng.random() < 0.25 else None
-        name = f"twin{rng.randrange(3)}" if rng.random() < 0.15 else f"t{i}"
         coarse, files = rng.choice((0, 0, 0, 1, 2)), rng.choice((1, 1, 2, 4))
-        world.specs.append(Spec(f"t{i}/x", rng.choice(RULES), name, needs, after, nodes, source, coarse, files))
+        world.specs.append(Spec(f"t{i}/x", rng.choice(RULES), f"t{i}", needs, after, nodes, source, coarse, files))
         world.params[f"t{i}/x"] = rng.randrange(4)
     return world
