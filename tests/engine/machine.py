@@ -25,10 +25,10 @@ from amybuild.cache.memo import Memo
 from amybuild.cache.store import Store
 from amybuild.errors import ActionError, Interrupted
 from amybuild.events import Event
-from amybuild.execute.local import LocalExecutor
 from amybuild.graph.graph import Action, NodeSource, PathSource
 from amybuild.plan.plan import Identity, make_plan
 from tests.engine.pure import RULES, Files, World, node_bytes, param_of, produce, source_bytes
+from tests.engine.seam import execute
 
 ROOT = Path(amybuild.__file__).resolve().parent.parent
 
@@ -146,7 +146,7 @@ class Machine:
         ran: dict[str, str] = {}
         naps = {id: rng.random() * ask.nap / 1000 for id in actions}
 
-        def run(action: Action, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
+        def run(action: Any, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
             ran[action.id] = key
             say(event="start", action=action.id)
             progress(0, 2)
@@ -170,25 +170,13 @@ class Machine:
             if event.kind == "done":
                 say(event="done", action=event.action, key=ran[event.action])
 
-        executor = LocalExecutor(
-            store,
-            ActionCache(store),
-            run,
-            sink,
-            heavy=frozenset({"heavy"}),
-            jobs=ask.jobs,
-            keep_going=ask.keep,
-            source_digest=memo.digest_path,
-        )
-        ended = "done"
         try:
-            executor.run(actions, identity, forced)
-        except Interrupted:
-            ended = "interrupted"
+            outcome, error = execute(store, run, sink, memo, actions, identity, forced, ask.jobs, ask.keep)
         finally:
             store.close()
             memo.save()
-        outcome = executor.outcome
+        if error is not None and not isinstance(error, Interrupted):
+            raise error
         say(
             event="end",
             ran=outcome.ran,
@@ -196,7 +184,7 @@ class Machine:
             failed={id: str(error) for id, error in outcome.failed.items()},
             blocked=outcome.blocked,
             records={id: [record.key, record.output] for id, record in outcome.records.items()},
-            ended=ended,
+            ended="interrupted" if error else "done",
         )
 
     def here(self, world: World, ask: Ask) -> Report:

@@ -1,8 +1,8 @@
-"""Random histories of builds, edits, failures, kills and damage against the pure model, in the manner of Shake's Random.
+"""Random histories of builds, edits, failures, kills and damage against the pure model, after Shake's Random.
 
-    python -m tests.engine.model --seed 7 --steps 12      one history
-    python -m tests.engine.model --first 0 --count 2000   many; a failing one is shrunk and printed
-    python -m tests.engine.model --replay FILE            a history as JSON (what a failure prints)
+python -m tests.engine.model --seed 7 --steps 12      one history
+python -m tests.engine.model --first 0 --count 2000   many; a failing one is shrunk and printed
+python -m tests.engine.model --replay FILE            a history as JSON (what a failure prints)
 """
 
 from __future__ import annotations
@@ -193,6 +193,7 @@ class Run:
                 need({model[id]} <= {*started, *self.known, *self.maybe}, "a result that nobody made", id)
         # what failed or was forced in one build, another one may run too
         again = {model[id] for ask, _ in builds for id in (*ask.bad, *ask.force)}
+        again |= {model[ask.interrupt] for ask, _ in builds if ask.interrupt}
         twice = [key for key in set(started) if started.count(key) > 1 and key not in again]
         need(not twice, "it ran twice", twice)
         self.maybe |= set(started) - set(self.known)

@@ -124,7 +124,7 @@ def random_world(rng: random.Random, most: int = 40) -> World:
     world = World([])
     world.nodes = {f"n{i}": rng.randrange(4) for i in range(rng.randint(1, 4))}
     world.sources = {f"s{i}": rng.randrange(4) for i in range(rng.randint(1, 3))}
-    world.code = {rule: 0 for rule in RULES}
+    world.code = dict.fromkeys(RULES, 0)
     reach = rng.choice((2, 5, 40))  # deep graphs and wide ones
     for i in range(count):
         if i and rng.random() < 0.1:  # a twin: another name for what is asked for already
