@@ -16,6 +16,7 @@ from amybuild.plan.plan import Action, Identity
 
 SPLIT = importlib.util.find_spec("amybuild.execute.scheduler") is not None  # executor and scheduler are two things
 RUNNER = "run_job" if SPLIT else "run_action"  # the function of `amybuild.build` that calls a rule's code
+SWEPT = importlib.util.find_spec("amybuild.cache.disk") is not None  # what a killed writer left is removed
 
 # (job or action, key, inputs, out, progress)
 Runner = Callable[[Any, str, Mapping[str, Path], Path, Callable[..., None]], None]
