@@ -269,12 +269,13 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     elif not history.log() or history.log()[-1][1] != hash:
         history.add(record, when)
     summary.info = record.info
-    if told and stamp.get("build") == hash and stamp.get("files") and not changed:
+    current = stamp.get("build") == hash and stamp.get("info") == digest_value("info", record.info)
+    if current and stamp.get("files") and not changed:
         return
     if stamp.get("build") == hash and changed:
         summary.restored = changed
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
-    history.set_product(folder, hash, publish(project.store, record.info, folder, stamp.get("files", {})))
+    history.set_product(folder, record, publish(project.store, record.info, folder, stamp.get("files", {})))
     summary.published = True
 
 

@@ -96,7 +96,7 @@ def checkout(root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Pa
         )
     folder = (out if out is not None else root / "dist" / record.persona).absolute()
     stamps = publish(store, record.info, folder, history.product(folder).get("files", {}))
-    history.set_product(folder, record.hash, stamps)
+    history.set_product(folder, record, stamps)
     return record, folder
 
 

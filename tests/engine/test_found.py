@@ -13,6 +13,7 @@ import pytest
 from amybuild.cache.store import Store, disk_errors, write_atomic
 from amybuild.digest import digest_bytes
 from amybuild.errors import ActionError
+from tests.engine.fakes import cheap, project
 from tests.engine.seam import SWEPT
 from tests.harness import ROOT
 
@@ -87,3 +88,16 @@ def test_what_lies_in_the_way_is_an_error_with_a_remedy(number: int) -> None:
     with pytest.raises(ActionError) as caught, disk_errors("there"):
         raise OSError(number, "x")
     assert caught.value.remedy
+
+
+def test_a_product_tells_the_inputs_of_its_own_build_though_another_folder_was_built_since(tmp_path: Path) -> None:
+    """The same outputs by other inputs: the same build hash, another persona.json. A kill between the build record and
+    the product left the same picture."""
+    space = project(tmp_path / "project")
+    with cheap():
+        space.build()
+        space.edit("memory/pattern-listen.md", "I ask before I mend.", "I ask, then I mend.")
+        other = space.build("-o", str(tmp_path / "other"))
+        assert other.ran == {"task.listen/corpus"}
+        space.build()
+    assert (space.product / "persona.json").read_bytes() == (tmp_path / "other" / "persona.json").read_bytes()
