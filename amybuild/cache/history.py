@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amybuild.cache.sealed import sealed, unseal
 from amybuild.cache.store import disk_errors, read_json, write_atomic
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
@@ -108,7 +109,7 @@ class History:
             "variant": build.variant,
             "info": build.info,
         }
-        write_atomic(self._builds / f"{build.hash}.json", canonical(data))
+        write_atomic(self._builds / f"{build.hash}.json", sealed(data))
         line = [when or build.time, build.hash, build.variant]
 
         def append(state: dict[str, Any]) -> None:
@@ -128,7 +129,7 @@ class History:
         self._update(lambda state: state["names"].update({name: hash}))
 
     def read(self, hash: str) -> BuildRecord | None:
-        data = read_json(self._builds / f"{hash}.json")
+        data = unseal(self._builds / f"{hash}.json")
         try:
             if data["schema"] != SCHEMA or data["hash"] != hash:
                 return None

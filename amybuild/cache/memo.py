@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from amybuild.cache.store import read_json, write_atomic
+from amybuild.cache.sealed import sealed, unseal
+from amybuild.cache.store import write_atomic
 from amybuild.digest import canonical, digest_file, digest_value
 from amybuild.errors import InputError
 
@@ -27,7 +28,7 @@ class Memo:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        data = read_json(path)
+        data = unseal(path)
         self._data: dict[str, Any] = data if isinstance(data, dict) else {}
         self._changed = False
 
@@ -45,7 +46,7 @@ class Memo:
     def save(self) -> None:
         """Keep what was found (a build calls this; a query writes nothing)."""
         if self._changed:
-            write_atomic(self.path, canonical(self._data))
+            write_atomic(self.path, sealed(self._data))
             self._changed = False
 
     def digest_path(self, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from amybuild.cache.history import BuildRecord, History
+from amybuild.cache.memo import Memo
+from amybuild.cache.sealed import sealed, unseal
 from amybuild.cache.store import Store, disk_errors, write_atomic
 from amybuild.digest import digest_bytes
 from amybuild.errors import ActionError
@@ -65,6 +69,9 @@ def test_a_temporary_room_without_a_lock_is_swept(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
+from amybuild.cache.history import BuildRecord, History
+from amybuild.cache.memo import Memo
+from amybuild.cache.sealed import sealed, unseal
 from amybuild.cache.store import Store
 os.replace = lambda *_: os._exit(9)
 Store(Path(sys.argv[1])).put_bytes(b"text")
@@ -101,3 +108,35 @@ def test_a_product_tells_the_inputs_of_its_own_build_though_another_folder_was_b
         assert other.ran == {"task.listen/corpus"}
         space.build()
     assert (space.product / "persona.json").read_bytes() == (tmp_path / "other" / "persona.json").read_bytes()
+
+
+def test_a_flipped_bit_in_what_was_memorised_is_not_believed(tmp_path: Path) -> None:
+    """A digest in files.json was: its actions ran again. So was persona.json in a build record, at checkout."""
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    os.utime(file, (1, 1))
+    path = tmp_path / "files.json"
+    memo = Memo(path)
+    memo.get("name", [1], lambda: "right")
+    memo.save()
+    path.write_bytes(path.read_bytes().replace(b"right", b"wrong"))
+    assert Memo(path).get("name", [1], lambda: "found anew") == "found anew"
+    history = History(tmp_path / "cache", tmp_path)
+    history.add(BuildRecord("aaaa", "tess", "2026", {}, "g", "b", "", {"name": "right"}))
+    (record,) = (tmp_path / "cache" / "builds").rglob("aaaa.json")
+    record.write_bytes(record.read_bytes().replace(b"right", b"wrong"))
+    assert history.read("aaaa") is None
+
+
+def test_what_is_sealed_reads_back_and_nothing_else_does(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for value in ({}, [1, "a"], None, {"deep": {"er": [1.5, "\u00e9"]}}):
+        path.write_bytes(sealed(value))
+        assert unseal(path) == value
+        assert json.loads(path.read_bytes())["data"] == value
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at])
+        assert unseal(path) is None
+        path.write_bytes(bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]))
+        assert unseal(path) is None
