@@ -13,26 +13,26 @@ from tests.engine import crash, fakes
 from tests.harness import Space
 
 
-def test_kills_of_the_command_line_with_cheap_actions(tmp_path: Path) -> None:
-    seen = crash.crash_fakes(tmp_path, seed=random.randrange(10**6), count=18)
+def test_kills_of_the_command_line_with_cheap_actions(ram: Path) -> None:
+    seen = crash.crash_fakes(ram, seed=random.randrange(10**6), count=18)
     assert seen["within"] > 0
 
 
-def test_kills_of_real_builds_that_need_no_model(tmp_path: Path) -> None:
-    assert crash.crash_texts(tmp_path, random.randrange(10**6), 7, fakes.project) > 0
+def test_kills_of_real_builds_that_need_no_model(ram: Path) -> None:
+    assert crash.crash_texts(ram, random.randrange(10**6), 7, fakes.project) > 0
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(9))
-def test_two_hundred_and_seventy_kills_of_the_command_line(tmp_path: Path, seed: int) -> None:
-    seen = crash.crash_fakes(tmp_path, seed, count=30)
+def test_two_hundred_and_seventy_kills_of_the_command_line(ram: Path, seed: int) -> None:
+    seen = crash.crash_fakes(ram, seed, count=30)
     assert seen["within"] > 5
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(3))
-def test_sixty_kills_of_real_builds_that_need_no_model(tmp_path: Path, seed: int) -> None:
-    assert crash.crash_texts(tmp_path, seed, 20, fakes.project) > 5
+def test_sixty_kills_of_real_builds_that_need_no_model(ram: Path, seed: int) -> None:
+    assert crash.crash_texts(ram, seed, 20, fakes.project) > 5
 
 
 @pytest.mark.nightly

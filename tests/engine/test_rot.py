@@ -10,22 +10,22 @@ import pytest
 from tests.engine import rot
 
 
-def test_rot_changes_no_result_and_costs_no_training(tmp_path: Path) -> None:
-    count, wrong = rot.harm_all(tmp_path, seed=random.randrange(10**6), few=1, share=0.05)
+def test_rot_changes_no_result_and_costs_no_training(ram: Path) -> None:
+    count, wrong = rot.harm_all(ram, seed=random.randrange(10**6), few=1, share=0.05)
     assert not wrong, f"{len(wrong)} of {count}: {wrong[0]}"
     assert count > 30
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(4))
-def test_much_rot_changes_no_result_and_costs_no_training(tmp_path: Path, seed: int) -> None:
-    count, wrong = rot.harm_all(tmp_path, seed, few=10, share=0.3)
+def test_much_rot_changes_no_result_and_costs_no_training(ram: Path, seed: int) -> None:
+    count, wrong = rot.harm_all(ram, seed, few=10, share=0.3)
     assert not wrong, f"{len(wrong)} of {count}: {wrong[:5]}"
 
 
 @pytest.mark.xfail(reason="objects are checked by size only; verification on read comes with the store", strict=True)
-def test_an_object_that_changed_but_kept_its_size_is_noticed(tmp_path: Path) -> None:
-    assert rot.detects_flips(tmp_path)
+def test_an_object_that_changed_but_kept_its_size_is_noticed(ram: Path) -> None:
+    assert rot.detects_flips(ram)
 
 
 def test_damages_are_many_and_differ() -> None:
