@@ -58,7 +58,11 @@ def parse(path: Path) -> Lock:
             for target, steps in data.get("target", {}).items()
             for step, pair in steps.items()
         }
-        return Lock(build["hash"], build["base"], build["graph"], actions, build.get("name", ""))
+        lock = Lock(build["hash"], build["base"], build["graph"], actions, build.get("name", ""))
+        texts = [lock.build, lock.base, lock.graph, lock.name, *(text for pair in actions.values() for text in pair)]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a digest or name is not a string")
+        return lock
     except FileNotFoundError:
         remedy = "amybuild pin writes one from the last build"
         raise PinError("there is no lock", where=path.name, remedy=remedy) from None

@@ -16,7 +16,8 @@ from amybuild.cache.memo import Memo
 from amybuild.cache.sealed import sealed, unseal
 from amybuild.cache.store import Store, disk_errors, write_atomic
 from amybuild.digest import digest_bytes
-from amybuild.errors import ActionError
+from amybuild.errors import ActionError, InputError, PinError
+from amybuild.personafile.lock import Lock, parse, render
 from tests.engine.fakes import cheap, project
 from tests.engine.seam import SWEPT
 from tests.harness import ROOT
@@ -140,3 +141,32 @@ def test_what_is_sealed_reads_back_and_nothing_else_does(tmp_path: Path) -> None
         assert unseal(path) is None
         path.write_bytes(bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]))
         assert unseal(path) is None
+
+
+def test_names_that_are_too_long_for_a_file_are_bad_input(tmp_path: Path) -> None:
+    space = project(tmp_path / "project")
+    for old, new in (
+        ('recipe = "caa"', f'recipe = "{"x" * 5000}"'),
+        ('path = "models/tiny"', f'path = "{"x" * 5000}"'),
+        ('source = "memory"', f'source = "{"x" * 5000}"'),
+    ):
+        space.edit("Personafile.toml", old, new)
+        result = space.run()
+        assert result.code == 2
+        assert len(result.err) < 2100
+        space.edit("Personafile.toml", new, old)
+
+
+@pytest.mark.parametrize("value", ["07:32:00", "1979-05-27", "7", "[]", "{}", "true"])
+def test_a_lock_whose_digests_are_no_strings_cannot_be_read(tmp_path: Path, value: str) -> None:
+    text = render(Lock("a" * 64, "b" * 64, "c" * 64, {"task.x/train": ("d" * 64, "e" * 64)}, "here"))
+    for digest in ("a" * 64, "c" * 64, "d" * 64, "e" * 64, "here"):
+        path = tmp_path / "Personafile.lock"
+        path.write_text(text.replace(f'"{digest}"', value))
+        with pytest.raises(PinError):
+            parse(path)
+
+
+def test_a_message_gives_a_terminal_no_orders() -> None:
+    told = str(InputError("no task '\x1b[31mred\u202e'", remedy="rename it"))
+    assert told == "no task '\\x1b[31mred\\u202e'\n  rename it"
