@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.engine import fakes
-from tests.engine.machine import no_fsync, read_files
-from tests.engine.states import State, Truth, leftovers
+from tests.engine.machine import no_fsync
+from tests.engine.states import State, Truth, leftovers, product_of
 from tests.harness import Space
 
 TEXT = ("task.listen/corpus", "task.close/corpus", "steer.joy/texts", "steer.joy/labels", "readout/labels")
@@ -51,7 +51,7 @@ def check(space: Space, done: set[str], truth: Truth, state: State, told: str) -
         assert not after.err.strip(), f"{told}: {after.err}"
         again = done & after.ran
         assert not again, f"{told}: made again: {again}"
-        found, wanted = read_files(space.product), truth.product(state)
+        found, wanted = product_of(space), truth.product(state)
         wrong = {
             name: (found.get(name), wanted.get(name)) for name in found | wanted if found.get(name) != wanted.get(name)
         }

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine import fakes
-from tests.engine.machine import no_fsync, read_files
-from tests.engine.states import State, Truth, leftovers
+from tests.engine.machine import no_fsync
+from tests.engine.states import State, Truth, leftovers, product_of
 from tests.harness import Space
 
 CALLS = ("fsync", "replace", "rename", "mkdir", "link", "symlink", "write", "chmod")
@@ -123,7 +123,7 @@ def one(space: Space, truth: Truth, state: State, disk: Disk) -> list[str]:
             # a record that is in its place when syncing its folder fails is whole: it may be there, or be made again
             if set(failed) - second.ran and disk.hit != "fsync":
                 wrong.append(f"{told}: failed, but was kept: {set(failed) - second.ran}")
-            if read_files(space.product) != truth.product(state):
+            if product_of(space) != truth.product(state):
                 wrong.append(f"{told}: another product")
             if second.ran and leftovers(space):
                 wrong.append(f"{told}: left behind {leftovers(space)}")

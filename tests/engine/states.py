@@ -72,9 +72,14 @@ class Truth:
             state.write(space)
             with cheap(), no_fsync():
                 space.build()
-            self.found[state] = read_files(space.product)
+            self.found[state] = product_of(space)
             shutil.rmtree(space.root.parent)
         return self.found[state]
+
+
+def product_of(space: Space) -> Files:
+    """The product's files but for its provenance, which tells the times and the machine of this very build."""
+    return {name: data for name, data in read_files(space.product).items() if name != "provenance.json"}
 
 
 def leftovers(space: Space) -> list[str]:

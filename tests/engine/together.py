@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.engine.machine import read_files
 from tests.engine.pure import Files
+from tests.engine.states import product_of
 from tests.harness import Space
 
 
@@ -29,7 +29,7 @@ def results(processes: Sequence[subprocess.Popen[str]]) -> Counter[str]:
 
 
 def product(space: Space) -> Files:
-    found = read_files(space.product)
+    found = product_of(space)
     assert found
     return found
 
