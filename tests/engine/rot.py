@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.engine import fakes
 from tests.engine.machine import no_fsync, read_files
+from tests.engine.states import product_of
 
 STRANGE: tuple[bytes, ...] = (
     *(b"", b"{}", b"[]", b"null", b"0", b'"text"', b"\xff\xfe\x00bytes", b"\0" * 64, b"[" * 5000, b"1" * 5000),
