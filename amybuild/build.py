@@ -389,7 +389,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     changed = intact(folder, stamp.get("files", {}))
     variant = " ".join(_variant_words(project.options.variant))
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id != PRODUCT} == keys
-    whole = told and stamp.get("build") == hash and stamp.get("files") and not changed
+    current = record is not None and stamp.get("info") == digest_value("info", record.info)
+    whole = told and current and stamp.get("build") == hash and stamp.get("files") and not changed
     if not whole and not project.cache.hold(keys):
         raise CacheDamage("a result is no longer whole", where=str(project.store.root), remedy=AGAIN)
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
@@ -409,7 +410,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     if stamp.get("build") == hash and changed:
         summary.restored = changed
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
-    history.set_product(folder, hash, publish(project.store, record.info, folder, stamp.get("files", {})))
+    history.set_product(folder, record, publish(project.store, record.info, folder, stamp.get("files", {})))
     summary.published = True
 
 

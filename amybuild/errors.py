@@ -18,7 +18,14 @@ class AmyError(Exception):
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}\n  {self.remedy}" if self.remedy else head
+        return _shown(f"{head}\n  {self.remedy}" if self.remedy else head)
+
+
+def _shown(text: str, most: int = 2000) -> str:
+    """`text` for a terminal: what a file holds may be long, and may hold characters that a terminal obeys."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} … {text[-most // 2 :]}"
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 class InputError(AmyError):

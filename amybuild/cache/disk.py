@@ -15,6 +15,10 @@ from amybuild.digest import canonical, digest_bytes
 from amybuild.errors import ActionError
 
 _FICLONE = 0x40049409
+_UNWRITABLE = {
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),  # something else lies there
+}
 _SEAL = b',"seal":"'
 
 
@@ -32,7 +36,7 @@ def disk_errors(where: Path | str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and build again; nothing cached was lost"
             raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO):
+        if error.errno in _UNWRITABLE:
             remedy = "make it writable, or point AMYBUILD_CACHE elsewhere"
             raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
         raise
@@ -44,6 +48,17 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename `source` over `target`; a folder that lies there is damage, and gives way."""
+    try:
+        os.replace(source, target)
+    except IsADirectoryError:
+        import shutil
+
+        shutil.rmtree(target)
+        os.replace(source, target)
 
 
 def write_atomic(path: Path, data: bytes, room: Path | None = None) -> None:
@@ -63,7 +78,7 @@ def write_atomic(path: Path, data: bytes, room: Path | None = None) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(beside, path)
+            replace(beside, path)
         sync_folder(path.parent)
 
 

@@ -107,11 +107,12 @@ class History:
     # product
 
     def product(self, folder: Path) -> Mapping[str, Any]:
-        """The stamp of the product in `folder`: {"build", "files": {name: stat}} or empty."""
+        """The stamp of the product in `folder`: {"build", "info": digest, "files": {name: stat}} or empty."""
         return self._state["product"].get(os.fspath(folder), {})  # type: ignore[no-any-return]
 
-    def set_product(self, folder: Path, build: str, files: Mapping[str, Any]) -> None:
-        stamp = {"build": build, "files": dict(files)}
+    def set_product(self, folder: Path, build: BuildRecord, files: Mapping[str, Any]) -> None:
+        """`files` of `build` lie in `folder` now. The same build can have another account (`info`) of its inputs."""
+        stamp = {"build": build.hash, "info": digest_value("info", build.info), "files": dict(files)}
         self._update(lambda state: state["product"].update({os.fspath(folder): stamp}))
 
     def products(self) -> list[str]:

@@ -91,6 +91,9 @@ def _claim(lock: Path) -> int | None:
 
 def sweep(base: Path) -> None:
     """Remove the rooms and half-written files of processes that are gone (killed ones, power loss)."""
+    for room in [path for path in base.iterdir() if path.is_dir()]:
+        if not Path(f"{room}.lock").exists():  # the lock is there before its room and until after it
+            shutil.rmtree(room, ignore_errors=True)
     for lock in base.glob("*.lock"):
         handle = _claim(lock)
         if handle is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from amybuild.cache.disk import read_json, write_atomic
+from amybuild.cache.disk import seal, unseal, write_atomic
 from amybuild.cache.verify import TICK as _TICK
 from amybuild.cache.verify import stat_of
 from amybuild.digest import canonical, digest_file, digest_value
@@ -26,9 +26,15 @@ class Memo:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        data = read_json(path)
-        self._data: dict[str, Any] = data if isinstance(data, dict) else {}
+        self._data = self._read()
         self._changed = False
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            data = unseal(self.path.read_bytes())
+        except OSError:
+            data = None
+        return data if isinstance(data, dict) else {}
 
     def get(self, name: str, stamp: Any, find: Callable[[], Any]) -> Any:
         """The answer kept under `name` if it was found for this `stamp` (a JSON value), else what `find` says."""
@@ -44,7 +50,7 @@ class Memo:
     def save(self) -> None:
         """Keep what was found (a build calls this; a query writes nothing)."""
         if self._changed:
-            write_atomic(self.path, canonical(self._data), self.path.parent / "tmp")
+            write_atomic(self.path, seal(self._data), self.path.parent / "tmp")
             self._changed = False
 
     def digest_path(self, path: Path) -> str:

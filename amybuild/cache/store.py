@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amybuild.cache.disk import clone, disk_errors, fresh, read_json, sync_folder, write_atomic
+from amybuild.cache.disk import clone, disk_errors, fresh, read_json, replace, sync_folder, write_atomic
 from amybuild.cache.lease import Room, guard
 from amybuild.cache.verify import Stat, Verified, stat_of
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
@@ -148,7 +148,7 @@ class Store:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(path, 0o444)
-        os.replace(path, target)
+        replace(path, target)
         sync_folder(target.parent)
         if entry.size >= _LARGE:
             time.sleep(_SETTLE)  # from now on a change shows in the stat
@@ -295,12 +295,16 @@ class Store:
 
     def lock(self, key: str) -> FileLock:
         """A lock for one action key. The system drops it when its process dies, so it is never stale."""
+        import shutil
+
         from filelock import FileLock
 
         with disk_errors(self.root):
-            folder = self.root / "locks"
-            folder.mkdir(parents=True, exist_ok=True)
-            return FileLock(folder / f"{key}.lock")
+            path = self.root / "locks" / f"{key}.lock"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():  # damage
+                shutil.rmtree(path)
+            return FileLock(path)
 
 
 def tree_digest(files: Files) -> str:

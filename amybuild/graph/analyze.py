@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class _Analysis:
         source = None
         if base.path is not None:
             path = (self.persona.root / base.path).resolve()
-            if not path.exists():
+            if not os.path.exists(path):  # Path.exists raises for a name that is too long
                 raise InputError(f"no such file or folder: {base.path}", where=f"{base.where} path")
             source = PathSource(path, self.digest_path(path))
         target = f"base.{base.name}"

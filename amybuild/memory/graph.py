@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,9 +77,9 @@ def read_graph(source: str, root: Path) -> MemoryGraph:
         )
     path = root / source
     shown = source.rstrip("/") or "/"
-    if path.is_dir():
+    if os.path.isdir(path):  # Path's own raises for a name that is too long
         return build_graph(read_folder(path, shown, root), shown)
-    if not path.exists():
+    if not os.path.exists(path):
         near = did_you_mean(path.name, (one.name for one in path.parent.glob("*")))
         where = f"graph source '{source}'"
         raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")

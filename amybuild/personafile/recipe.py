@@ -132,7 +132,7 @@ class RecipeBook:
         if name in self._read:
             return self._read[name]
         path = self.folder / f"{name}.toml"
-        if "/" in name or not path.is_file():
+        if name not in self._names():
             remedy = did_you_mean(name, self._names()) or f"recipes here: {', '.join(self._names()) or 'none'}"
             raise InputError(f"no recipe '{name}' in {self.folder.name}/", where=where, remedy=remedy)
         data, text = self._load(path)

@@ -11,7 +11,7 @@ import pytest
 
 from amybuild.cache.history import BuildRecord, History, build_hash
 from amybuild.cache.store import write_atomic
-from amybuild.digest import canonical
+from amybuild.digest import canonical, digest_value
 from amybuild.errors import ActionError, InputError, PinError
 from tests.unit.test_store import STRANGE, damaged
 
@@ -32,10 +32,11 @@ def test_what_is_noted_is_there_next_time(tmp_path: Path) -> None:
     one = history(tmp_path)
     one.note({"a": "1", "b": "2"})
     one.note({"a": "3"})
-    one.set_product(tmp_path / "dist", "h", {"config.json": [1, 2]})
+    one.set_product(tmp_path / "dist", build("h"), {"config.json": [1, 2]})
     again = history(tmp_path)
     assert (again.last_key("a"), again.last_key("b"), again.last_key("c")) == ("3", "2", None)
-    assert again.product(tmp_path / "dist") == {"build": "h", "files": {"config.json": [1, 2]}}
+    info = digest_value("info", build("h").info)
+    assert again.product(tmp_path / "dist") == {"build": "h", "info": info, "files": {"config.json": [1, 2]}}
     assert again.product(tmp_path / "other") == {}
     assert history(tmp_path, "another").last_key("a") is None
 
@@ -93,7 +94,7 @@ def use(one: History, folder: Path) -> None:
     assert isinstance(one.last_key("a"), str | None)
     one.log()
     one.names()
-    assert isinstance(one.product(folder).get("files", {}), object)
+    assert isinstance(one.product(folder).get("files", {}), dict)
     with contextlib.suppress(InputError, PinError):
         one.find(None)
 
@@ -102,7 +103,7 @@ def test_damaged_state_is_never_a_crash(tmp_path: Path) -> None:
     one = history(tmp_path)
     one.note({"a": "1"})
     one.add(build("aaaa1111"))
-    one.set_product(tmp_path / "dist", "h", {})
+    one.set_product(tmp_path / "dist", build("h"), {})
     path = state_path(tmp_path)
     whole = path.read_bytes()
     for data in [*damaged(whole), *STRANGE]:
