@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from amybuild.cache.actions import ActionCache
+from amybuild.cache.store import Store
 from amybuild.errors import AmyError
 from amybuild.graph.analyze import analyze
 from amybuild.graph.rules import RULES
 from amybuild.memory.graph import MemoryGraph, read_graph
 from amybuild.memory.node import find_section
 from amybuild.personafile.load import load
-from amybuild.personafile.lock import Lock, parse, render
+from amybuild.personafile.lock import Account, lock_of, parse, render
+from amybuild.pins import Found, check_locked, pinned_build
 from amybuild.plan.plan import Identity, make_plan
-from amybuild.versions import check_locked
 from tests.harness import CAA, PERSONAFILE, QUICK, write_memory
 
 CANARY = "quietlighthouse"  # a word of a memory: it may stand in no message
@@ -67,9 +69,10 @@ Not: It fell.
 joy:9 worry:2
 """
 LINE = f'{{"context":"the {CANARY}","continuation":"yes","rejected":"no"}}\n'
-LOCK = render(
-    Lock("a" * 64, "b" * 64, "c" * 64, {f"task.t{i}/train": (f"{i}" * 64, f"{i + 1}" * 64) for i in range(3)}, "here")
-)
+_PINS = {f"task.t{i}/train": (f"{i}" * 64, f"{i + 1}" * 64) for i in range(3)}
+_BUILD = Account("a" * 64, "tess", "b" * 64, "c" * 64, {"checkpoint/link": ("d" * 64, "e" * 64)}, name="here")
+_OTHER: dict[str, Found] = {"task.t0/train": ("0" * 64, "1" * 64, ())}
+LOCK = render(lock_of({**_PINS, **_BUILD.pins}, _BUILD, None))
 TOKEN = re.compile(rb'"[^"\n]*"|[A-Za-z_][\w-]*|-?\d[\d.e+-]*|[\[\]{}=.,#\n|]|\S')
 WORDS: tuple[bytes, ...] = (
     *(b"-1", b"0", b"1", b"1e400", b"-0.0", b"nan", b"inf", b"-inf", b"9" * 400, b"0x7f", b"1_000", b"true", b"false"),
@@ -180,6 +183,10 @@ class Bench:
         graph = analyze(persona, memory, lambda path: "d" * 64)
         make_plan(graph.select(()), self.identity, lambda key: None)
 
+    @property
+    def cache(self) -> ActionCache:
+        return ActionCache(Store(self.root / "no-cache"))
+
     def persona(self, data: bytes) -> None:
         (self.root / "Personafile.toml").write_bytes(data)
         self.plan(self.memory)
@@ -191,9 +198,11 @@ class Bench:
     def lock(self, data: bytes) -> None:
         (self.root / "Personafile.lock").write_bytes(data)
         lock = parse(self.root / "Personafile.lock")
-        check_locked(lock, {id: (pair[0], pair[1]) for id, pair in lock.actions.items()})
+        pinned_build(lock)
         render(lock)
-        check_locked(lock, {"task.t0/train": ("0" * 64, "1" * 64)})
+        same: dict[str, Found] = {id: (key, output, ()) for id, (key, output) in lock.pins.items()}
+        for found in (same, _OTHER):
+            check_locked(lock, found, self.cache, {})
 
     def node(self, data: bytes) -> None:
         path = self.root / "memory" / "a-day.md"
