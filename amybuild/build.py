@@ -201,7 +201,9 @@ def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
         planned = plan.decisions.items()
         check_locked(lock, {id: (d.manifest.key, d.output) for id, d in planned if d.manifest is not None})
     summary = Summary(project.persona.name, warnings=project.warnings)
-    records = _reuse(project, plan, summary, sink) if plan.done else _execute(project, summary, sink)
+    records = _reuse(project, plan, summary, sink) if plan.done else None
+    if records is None:
+        records = _execute(project, summary, sink)
     if lock:
         check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
     summary.saved = sum(records[id].seconds for id in summary.hits)
@@ -224,13 +226,17 @@ def _complete(project: Project, records: Mapping[str, Record], summary: Summary,
     return None
 
 
-def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record]:
-    """Everything is in the cache: the plan says where, and no executor is needed to say it again."""
+def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record] | None:
+    """Everything is in the cache: the plan says where, and no executor is needed to say it again.
+
+    None when a result was collected since the plan was made."""
     records: dict[str, Record] = {}
     for id, decision in plan.decisions.items():
         found = project.cache.lookup(decision.manifest.key) if decision.manifest else None
-        assert found is not None
+        if found is None:
+            return None
         records[id] = found
+    for id, found in records.items():
         sink(Event("hit", id, {"seconds": found.seconds}))
     summary.hits = list(records)
     if project.cache.borrowed:  # else the shared store would be asked each time

@@ -163,3 +163,21 @@ def test_a_build_beside_collections_comes_out_as_without(space: Space) -> None:
     assert collections > 5
     assert fsck(space)["clean"]
     assert space.build().ran == set()
+
+
+def test_a_collection_between_plan_and_build_costs_a_run_and_no_error(
+    built: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from amybuild import build as module
+
+    real = module.build
+
+    def build(*args: object) -> object:
+        for name in ("actions", "trees", "objects"):
+            (built.root / "cache/v1" / name).rename(built.root / "cache/v1" / f"{name}-gone")
+        monkeypatch.setattr(module, "build", real)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "build", build)
+    assert len(built.build().ran) == 17
+    assert built.build().ran == set()
