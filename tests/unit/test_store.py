@@ -194,11 +194,10 @@ def test_a_record_of_before_there_were_seals_is_read(store: Store) -> None:
     assert ActionCache(store).lookup(RECORD.key) == record
 
 
-@given(
-    st.dictionaries(
-        st.text(st.characters(codec="utf-8"), max_size=5), st.text(st.characters(codec="utf-8")), min_size=1
-    )
-)
+texts = st.text(st.characters(codec="utf-8"), max_size=5)
+
+
+@given(st.dictionaries(texts, texts, min_size=1))
 def test_what_is_sealed_comes_back(value: dict[str, str]) -> None:
     assert unseal(seal(value)) == value
     assert json.loads(seal(value)).keys() == {*value, "seal"}
