@@ -243,7 +243,9 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
 def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
     locked = _locked(project, plan, sink) if project.options.locked else None
     summary = Summary(project.persona.name, warnings=project.warnings)
-    records = _reuse(project, plan, summary, sink) if plan.done else _execute(project, summary, sink)
+    records = _reuse(project, plan, summary, sink) if plan.done else None
+    if records is None:
+        records = _execute(project, summary, sink)
     if locked:
         locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     summary.saved = sum(records[id].seconds for id in summary.hits)
@@ -283,13 +285,17 @@ def _locked(project: Project, plan: Plan, sink: Sink) -> Callable[[Mapping[str, 
     return check
 
 
-def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record]:
-    """Everything is in the cache: the plan says where, and no executor is needed to say it again."""
+def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record] | None:
+    """Everything is in the cache: the plan says where, and no executor is needed to say it again.
+
+    None when a result was collected since the plan was made."""
     records: dict[str, Record] = {}
     for id, decision in plan.decisions.items():
         found = project.cache.lookup(decision.manifest.key) if decision.manifest else None
-        assert found is not None
+        if found is None:
+            return None
         records[id] = found
+    for id, found in records.items():
         sink(Event("hit", id, {"seconds": found.seconds}))
     summary.hits = list(records)
     if project.cache.borrowed:  # else the shared store would be asked each time

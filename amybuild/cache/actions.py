@@ -36,6 +36,8 @@ def parse_record(key: str, data: bytes | None) -> Record | None:
     try:
         if found["schema"] != SCHEMA or found["key"] != key or not found.keys() <= _FIELDS:
             return None
+        if not str(found["action"]).isprintable() or not 0 <= float(found["seconds"]) < 1e12:
+            return None  # both are shown to people, and a record may come from a shared store
         return Record(
             action=str(found["action"]),
             rule=str(found["rule"]),

@@ -137,7 +137,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def seal(value: Any) -> bytes:
-    """The canonical bytes of a JSON object that end with their own digest, so that a flipped bit shows."""
+    """The canonical bytes of a JSON object (with a key) that end with their own digest: a flipped bit shows."""
     data = canonical(value)
     return data[:-1] + _SEAL + digest_bytes(data).encode() + b'"}'
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from blake3 import blake3
+
 from amybuild.cache.actions import Record, parse_record, render_record
 from amybuild.cache.disk import fresh, unseal, write_atomic
 from amybuild.cache.history import History
 from amybuild.cache.lease import guard
 from amybuild.cache.store import Entry, Files, Store, listing, parse_listing
-from amybuild.digest import digest_file
 from amybuild.errors import CacheDamage
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
@@ -92,7 +93,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _read(root: Path, report: Report, told: Told) -> _Cache:
     cache = _Cache(root)
     paths = sorted(_files(root / "objects"))
-    total = sum(path.stat().st_size for path in paths if path.exists())
+    total = sum(map(_size, paths))
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # a collection took it meanwhile
             size = path.stat().st_size
@@ -104,15 +105,15 @@ def _read(root: Path, report: Report, told: Told) -> _Cache:
             told(report.bytes, total)
     for path in _files(root / "trees"):
         files = _tree(path)
-        if files is None:
+        if files is None and path.exists():  # else a collection took it meanwhile
             cache.damaged(path, "tree")
-        else:
+        elif files is not None:
             cache.trees[path.stem] = files
     for path in _files(root / "actions"):
         record = _record(path)
-        if record is None:
+        if record is None and path.exists():
             cache.damaged(path, "action")
-        else:
+        elif record is not None:
             cache.records[path.stem] = record
     cache.elsewhere = {path.name for path in _files(root / "elsewhere")}
     for history in History.every(root):
@@ -130,13 +131,25 @@ def _read(root: Path, report: Report, told: Told) -> _Cache:
     return cache
 
 
-def _hashes(path: Path) -> bool:
+def _size(path: Path) -> int:
     try:
-        return bool(_DIGEST.match(path.name)) and digest_file(path) == path.name
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _hashes(path: Path) -> bool:
+    """Whether a file has the content that its name says. Read in pieces: under a mapping a bad sector would kill us."""
+    hasher = blake3()
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                hasher.update(piece)
     except FileNotFoundError:
         raise
-    except OSError:  # a bad sector
+    except OSError:
         return False
+    return hasher.hexdigest() == path.name
 
 
 def _tree(path: Path) -> Files | None:

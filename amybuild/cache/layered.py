@@ -201,8 +201,9 @@ class Shared:
             return
         if usable and record.output in self._trees and not self._bad:
             return
+        doubtful = record.output in self._lost  # one of its objects was damaged there: the others may be too
         for digest, size in {e.digest: e.size for e in item.files.values()}.items():
-            if digest in self._bad or _size(place, object_name(digest)) != size:
+            if doubtful or digest in self._bad or _size(place, object_name(digest)) != size:
                 place.send(object_name(digest), item.store.object_path(digest))
         tree = listing(item.files)
         if _read(place, tree_name(record.output)) != tree:

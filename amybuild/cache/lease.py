@@ -22,14 +22,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from amybuild.cache.disk import fresh, sweep_parts
+from amybuild.cache.disk import disk_errors, fresh, sweep_parts
 
 
 @contextlib.contextmanager
 def guard(root: Path, *, exclusive: bool = False) -> Iterator[None]:
     """Hold the cache's lock: shared by those who use and add, exclusive for who removes. Short, never while waiting."""
-    root.mkdir(parents=True, exist_ok=True)
-    handle = os.open(root / "gc.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        handle = os.open(root / "gc.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield

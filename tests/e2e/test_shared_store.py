@@ -14,11 +14,21 @@ import pytest
 from tests.harness import Space
 
 
-def finished(process: subprocess.Popen[str], code: int = 0) -> tuple[dict[str, list[str]], str]:
+def finished(process: subprocess.Popen[str]) -> tuple[dict[str, list[str]], str]:
     """The summary of a build in a process of its own, and what it told."""
     out, err = process.communicate(timeout=180)
-    assert process.returncode == code, f"{out}\n{err}"
+    assert process.returncode == 0, f"{out}\n{err}"
     assert "Traceback" not in err
+    return read(out, err)
+
+
+def here(space: Space) -> tuple[dict[str, list[str]], str]:
+    """The same in this process."""
+    result = space.build()
+    return read(result.out, result.err)
+
+
+def read(out: str, err: str) -> tuple[dict[str, list[str]], str]:
     events = [json.loads(line) for line in out.splitlines()]
     notes = "\n".join(event["text"] for event in events if event["event"] == "note")
     return events[-1], notes + err
@@ -57,11 +67,11 @@ def test_two_projects_share_through_a_folder(built: Space, tmp_path: Path) -> No
     assert product(other) == product(built)
     assert states_of_objects(other) < states_of_objects(built), "only what the product needs was fetched"
     shutil.move(shared, tmp_path / "away")
-    third, told = finished(other.spawn("--json"))
+    third, told = here(other)
     assert third["ran"] == []
     assert not told, "a no-op asks nobody"
     other.edit("Personafile.toml", "alpha = 1.0", "alpha = 0.9")
-    fourth, told = finished(other.spawn("--json"))
+    fourth, told = here(other)
     assert set(fourth["ran"]) >= {"task.listen/verify", "checkpoint/link", "persona/verify"}
     result = other.run("--explain")
     assert result.code == 0
@@ -78,7 +88,7 @@ def test_two_projects_at_once_with_one_folder_both_come_out_right(built: Space, 
     for process in [built.spawn("--json"), other.spawn("--json")]:
         finished(process)
     assert product(other) == product(built)
-    assert finished(clone(built, tmp_path / "third").spawn("--json"))[0]["ran"] == []
+    assert here(clone(built, tmp_path / "third"))[0]["ran"] == []
 
 
 def test_a_damaged_shared_store_costs_a_run_and_is_told(built: Space, tmp_path: Path) -> None:
@@ -91,11 +101,11 @@ def test_a_damaged_shared_store_costs_a_run_and_is_told(built: Space, tmp_path: 
             path.chmod(0o644)
             path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     other = clone(built, tmp_path / "other")
-    summary, told = finished(other.spawn("--json"))
+    summary, told = here(other)
     assert "is damaged: it is not used" in told
     assert "checkpoint/link" in summary["ran"]
     assert product(other) == product(built)
-    assert finished(clone(built, tmp_path / "third").spawn("--json"))[0]["ran"] == [], "and it is mended"
+    assert here(clone(built, tmp_path / "third"))[0]["ran"] == [], "and it is mended"
 
 
 def test_a_read_only_shared_store_is_not_written(built: Space, tmp_path: Path) -> None:
@@ -105,7 +115,7 @@ def test_a_read_only_shared_store_is_not_written(built: Space, tmp_path: Path) -
     other = clone(built, tmp_path / "other")
     other.edit("Personafile.toml", "density = 0.5", "density = 0.25")
     before = sorted(shared.rglob("*"))
-    summary, _ = finished(other.spawn("--json"))
+    summary, _ = here(other)
     assert set(summary["ran"]) == {"checkpoint/link", "persona/verify"}
     assert sorted(shared.rglob("*")) == before
 
@@ -182,7 +192,7 @@ def test_two_projects_share_through_s3(built: Space, tmp_path: Path, s3: str) ->
             body = client.get_object(Bucket=BUCKET, Key=name)["Body"].read()
             client.put_object(Bucket=BUCKET, Key=name, Body=body[:-1] + b"?")
     third = clone(built, tmp_path / "third")
-    summary, told = finished(third.spawn("--json"))
+    summary, told = here(third)
     assert "is damaged: it is not used" in told
     assert "checkpoint/link" in summary["ran"]
     assert product(third) == product(built)

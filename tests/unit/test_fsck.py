@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -197,12 +198,12 @@ def test_damage_is_fetched_back_from_the_shared_store(cache: Cache, tmp_path: Pa
 
 def test_a_check_beside_builds_and_collections_sees_no_damage(tmp_path: Path) -> None:
     import multiprocessing
-    import time
 
     from tests.unit.test_gc import worker
 
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=worker, args=(tmp_path / "c", i, 2.0, tmp_path / f"r{i}")) for i in range(2)]
+    workers = [context.Process(target=worker, args=(tmp_path / "c", i, 3.0, tmp_path / f"r{i}")) for i in range(2)]
+    workers.append(context.Process(target=collector, args=(tmp_path / "c", 3.0)))
     for one in workers:
         one.start()
     checks = 0
@@ -210,7 +211,30 @@ def test_a_check_beside_builds_and_collections_sees_no_damage(tmp_path: Path) ->
         report = check(Store(tmp_path / "c"))
         assert report.clean, found(report)
         checks += 1
-        collect(tmp_path / "c", keep=0)
-        time.sleep(0.01)
-    assert [one.exitcode for one in workers] == [0, 0]
+    assert [one.exitcode for one in workers] == [0, 0, 0]
     assert checks > 5
+
+
+def collector(root: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        collect(root, keep=0)
+        time.sleep(0.005)
+
+
+def test_a_file_that_cannot_be_read_is_damaged(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+    import errno
+
+    victim = parts(cache, "objects")[0]
+    real = builtins.open
+
+    def opened(path: object, *args: object, **named: object) -> object:
+        if path == victim:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **named)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", opened)
+        report = run(cache)
+    assert ("object", victim.name, "damaged") in found(report)

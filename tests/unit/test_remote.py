@@ -394,3 +394,33 @@ def test_opening_a_bucket_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> N
     assert place.root == "bucket/prefix/v1"
     assert asked[0][0] == "s3"
     assert json.dumps(asked[0][1]), "no credential, only time-outs"
+
+
+@pytest.mark.parametrize("change", [{"seconds": 1e300}, {"seconds": -1}, {"action": "a\x1b[2J/x"}], ids=str)
+def test_a_record_that_cannot_be_shown_is_a_miss(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = Folder(tmp_path / "shared")
+    Machine(tmp_path / "one", folder).build(1)
+    record = parse_record(key(1), folder.read(f"actions/00/{key(1)}.json"))
+    assert record is not None
+    changed = Record(**{**record.__dict__, **change})
+    folder.add(f"actions/00/{key(1)}.json", render_record(changed), replace=True)
+    assert Machine(tmp_path / "two", folder).cache.lookup(key(1)) is None
+
+
+def test_who_is_interrupted_waits_for_no_upload(tmp_path: Path) -> None:
+    import threading
+
+    started, release = threading.Event(), threading.Event()
+
+    class Slow(Folder):
+        def send(self, name: str, source: Path) -> None:
+            started.set()
+            assert release.wait(20)
+
+    machine = Machine(tmp_path / "one", Slow(tmp_path / "shared"))
+    make(machine.cache, 1)
+    make(machine.cache, 2)
+    assert started.wait(20)
+    machine.store.close(wait=False)
+    assert not release.is_set(), "and yet close has returned"
+    release.set()
