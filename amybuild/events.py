@@ -9,7 +9,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. `kind`: start | hit | wait | progress | done | failed | blocked | note | summary."""
+    """One thing that happened.
+
+    `kind`: start | hit | wait | progress | done | differs | failed | blocked | note | summary.
+    """
 
     kind: str
     action: str = ""
