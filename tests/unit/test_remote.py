@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +15,9 @@ from hypothesis import strategies as st
 from amybuild.cache.actions import ActionCache, Record, parse_record, render_record
 from amybuild.cache.gc import collect
 from amybuild.cache.layered import Shared
-from amybuild.cache.remote import Bucket, Folder, Place, check_url, open_place
+from amybuild.cache.remote import Bucket, Folder, Place
 from amybuild.cache.store import Store
-from amybuild.errors import CacheDamage, InputError
-from amybuild.personafile.schema import Cache
-from amybuild.versions import open_cache
+from amybuild.errors import CacheDamage
 from tests.unit.test_gc import files, key, make
 from tests.unit.test_store import contents
 from tests.unit.test_store_verify import BAD
@@ -329,71 +326,6 @@ def test_a_record_under_another_key_is_a_miss(tmp_path: Path) -> None:
     Machine(tmp_path / "one", folder).build(1)
     folder.add(f"actions/00/{key(2)}.json", folder.read(f"actions/00/{key(1)}.json"), replace=True)
     assert Machine(tmp_path / "two", folder).build(2) == [2]
-
-
-# configuration
-
-
-@pytest.mark.parametrize("url", ["s3://b", "s3://b/p/q", "gs://b/p", "file:///a/b%20c"])
-def test_addresses(url: str) -> None:
-    check_url(url, "here")
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("", "b", "s3:", "s3://", "s3:///p", "ftp://h/x", "file://host/x", "file://", "file:relative", "memory://x"),
-        *("s3://key:SECRET@b/p", "s3://b/p?token=SECRET", "s3://b#SECRET", "https://u:SECRET@h/x"),
-    ],
-)
-def test_what_is_no_address_is_said_without_repeating_it(url: str) -> None:
-    with pytest.raises(InputError, match="not the address of a shared store") as error:
-        check_url(url, "[cache] remote")
-    assert "SECRET" not in str(error.value)
-    assert "environment" in str(error.value)
-
-
-def test_where_the_shared_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def opened(shared: Cache | None = None) -> tuple[Path, Path | None]:
-        store, _ = open_cache(tmp_path / "p", shared)
-        if store.shared is None:
-            return store.root, None
-        place = store.shared._open()
-        assert isinstance(place, Folder)
-        return store.root, place.root
-
-    local = tmp_path / "p/cache/v1"
-    table = Cache("Personafile.toml:3 [cache] remote", "file:///table")
-    assert opened() == (local, None)
-    assert opened(table) == (local, Path("/table/v1"))
-    monkeypatch.setenv("AMYBUILD_CACHE", "file:///by%20env")
-    assert opened(table) == (local, Path("/by env/v1"))
-    monkeypatch.setenv("AMYBUILD_REMOTE", "file:///remote")
-    assert opened(table) == (local, Path("/remote/v1"))
-    monkeypatch.setenv("AMYBUILD_CACHE", str(tmp_path / "other"))
-    assert opened(table) == (tmp_path / "other/v1", Path("/remote/v1"))
-    monkeypatch.setenv("AMYBUILD_REMOTE", "")
-    assert opened(table) == (tmp_path / "other/v1", None)
-    monkeypatch.setenv("AMYBUILD_REMOTE", "s3://me:SECRET@bucket")
-    with pytest.raises(InputError, match="AMYBUILD_REMOTE"):
-        opened(table)
-
-
-def test_opening_a_bucket_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fsspec
-
-    asked: list[tuple[str, dict[str, Any]]] = []
-
-    class Fake:
-        def __init__(self, scheme: str, **options: Any) -> None:
-            asked.append((scheme, options))
-
-    monkeypatch.setattr(fsspec, "filesystem", Fake)
-    place = open_place("s3://bucket/prefix/", "here", "v1")
-    assert isinstance(place, Bucket)
-    assert place.root == "bucket/prefix/v1"
-    assert asked[0][0] == "s3"
-    assert json.dumps(asked[0][1]), "no credential, only time-outs"
 
 
 @pytest.mark.parametrize("change", [{"seconds": 1e300}, {"seconds": -1}, {"action": "a\x1b[2J/x"}], ids=str)
