@@ -2,8 +2,8 @@
 
     python bench/link.py --work DIR [--mergekit VENV] [--repeat N] [--rows ties,lora] [--numbers] [--eight-billion]
 
-Writes a random Llama of SmolLM2-135M's shape, four fine-tunes and four LoRA adapters of it into --work (1.5 GB, kept for
-the next run), installs mergekit into --work/mergekit unless --mergekit names an environment that has it, and prints
+Writes a random Llama of SmolLM2-135M's shape, four fine-tunes and four LoRA adapters of it into --work (1.5 GB, kept
+for the next run), installs mergekit into --work/mergekit unless --mergekit names an environment that has it, and prints
 Markdown. --numbers compares the outputs element by element, --eight-billion links LoRAs over a base of Llama-3-8B's
 shape (holes on the disk; the result takes 16 GB there until the run is over).
 """
