@@ -27,7 +27,7 @@ def test_an_edit_is_the_root_cause_of_all_that_follows(built: Space) -> None:
     found = states(explained)
     assert found["task.listen/corpus"] == "stale"
     assert {a for a, s in found.items() if s == "unknown"} == {
-        *("task.listen/train", "task.listen/verify", "checkpoint/link", "persona/verify")
+        *("task.listen/train", "task.listen/baseline", "task.listen/verify", "checkpoint/link", "persona/verify")
     }
     by_target = {t["target"]: t for t in explained["targets"]}
     assert by_target["checkpoint"]["causes"] == ["task.listen/corpus"]
@@ -55,6 +55,7 @@ def test_the_text_for_people_is_golden(built: Space) -> None:
         "task.listen: stale\n"
         "  corpus       node edited: pattern-listen  (last time T)\n"
         "  train        shows when task.listen/corpus is built  (last time T)\n"
+        "  baseline     shows when task.listen/corpus is built  (last time T)\n"
         "  verify       shows when task.listen/corpus is built  (last time T)\n"
         "checkpoint: stale, because of task.listen/corpus\n"
         "  link         density 0.5 -> 0.25  (last time T)\n"
