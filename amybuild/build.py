@@ -187,31 +187,45 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     if lock:
         planned = plan.decisions.items()
         check_locked(lock, {id: (d.manifest.key, d.output) for id, d in planned if d.manifest is not None})
-    summary = Summary(project.persona.name, warnings=project.warnings)
-    records = _reuse(project, plan, summary, sink) if plan.done else _execute(project, summary, sink)
+    summary, records = bring_up_to_date(project, plan, sink)
     if lock:
         check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
-    summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
         _finish(project, records, summary, sink)
     return summary
 
 
-def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record]:
-    """Everything is in the cache: the plan says where, and no executor is needed to say it again."""
+def bring_up_to_date(
+    project: Project, plan: Plan, sink: Sink, *, remember: bool = True
+) -> tuple[Summary, dict[str, Record]]:
+    """Run what was planned, or take it from the cache; nothing is published, no build is recorded.
+
+    `remember`: whether `--explain` goes on from here.
+    """
+    summary = Summary(project.persona.name, warnings=project.warnings)
+    make = _reuse if plan.done else _execute
     records: dict[str, Record] = {}
+    try:
+        make(project, plan, summary, sink, records)
+    finally:  # an interrupted or failed build too
+        if remember:
+            project.history.note({id: record.key for id, record in records.items()})
+        project.memo.save()
+    summary.saved = sum(records[id].seconds for id in summary.hits)
+    return summary, records
+
+
+def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink, records: dict[str, Record]) -> None:
+    """Everything is in the cache: the plan says where, and no executor is needed to say it again."""
     for id, decision in plan.decisions.items():
         found = project.cache.lookup(decision.manifest.key) if decision.manifest else None
         assert found is not None
         records[id] = found
         sink(Event("hit", id, {"seconds": found.seconds}))
     summary.hits = list(records)
-    project.history.note({id: record.key for id, record in records.items()})
-    project.memo.save()
-    return records
 
 
-def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record]:
+def _execute(project: Project, plan: Plan, summary: Summary, sink: Sink, records: dict[str, Record]) -> None:
     """Run what the cache cannot answer."""
     from amybuild.execute.local import LocalExecutor
 
@@ -233,14 +247,12 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
         outcome = executor.run(project.actions, project.identity, forced)
     finally:
         project.store.close()
-        project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
-        project.memo.save()
+        records |= executor.outcome.records
     summary.ran, summary.hits = outcome.ran, outcome.hits
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if outcome.differs and options.check:
         names = ", ".join(outcome.differs)
         raise CheckError(f"another result than the cached one: {names}", remedy="see DESIGN.md, What is bit-exact")
-    return outcome.records
 
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:

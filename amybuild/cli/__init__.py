@@ -16,6 +16,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "diff": "history:diff",
     "pin": "history:pin",
     "checkout": "history:checkout",
+    "sweep": "sweep:sweep",
 }
 
 

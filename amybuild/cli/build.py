@@ -30,6 +30,7 @@ commands:
   amybuild diff A B             what differs between two builds
   amybuild pin [BUILD]          write Personafile.lock
   amybuild checkout BUILD       put an earlier build back into dist/, without training
+  amybuild sweep KEY=V,V,…      link and measure many settings of the coefficients, without training
 
 `amybuild COMMAND --help` tells more. A BUILD is a hash, the beginning of one, or a name given by `pin --name`.
 exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --check differs, 5 cache damaged,

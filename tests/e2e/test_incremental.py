@@ -12,7 +12,7 @@ JOIN = {"checkpoint/link", "persona/verify"}
 
 def test_the_first_build_runs_everything_and_the_second_nothing(space: Space) -> None:
     first = space.build()
-    assert len(first.ran) == 17  # steer.joy/texts is readout/texts
+    assert len(first.ran) == 19  # steer.joy/texts is readout/texts
     assert (space.product / "model.safetensors").is_file()
     second = space.build()
     assert second.ran == set()

@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"events", "plan", "errors"},
     "versions": {"product", "cache", "plan", "personafile", "errors"},
     "build": BELOW | {"versions"},
-    "cli": {"build", "versions", "report", "errors"},
+    "sweep": {"build", "plan", "events", "errors"},
+    "cli": {"build", "sweep", "versions", "report", "errors"},
     "__main__": {"cli"},
     "__init__": set(),
 }
