@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def explain_ties(base: Path, tuned: Sequence[Path], density: float, ours: Path, 
         for tensors in maps[1 : 1 + len(tuned)]:
             delta = inputs.from_bf16(tensors[name]) - start
             size = np.abs(delta)
-            k = min(size.size, math.ceil(round(density * size.size, 9)))
+            k = max(1, int(density * size.size))
             cut = np.partition(size, size.size - k, axis=None)[size.size - k]
             at_cut |= size == cut
             kept = np.where(size >= cut, delta, np.float32(0))

@@ -162,9 +162,9 @@ class _Analysis:
             "alphas": {task.name: task.alpha for task in linked},
             **link.params,
         }
-        scales = {task.name: [dict(row) for row in task.scale] for task in linked if task.scale}
-        if scales:
-            params["scales"] = scales
+        own = [{**row, "vector": task.name} for task in linked for row in task.scale]
+        if own:  # the first that matches counts: a vector's own factors come before everybody's
+            params["scale"] = [*own, *params.get("scale", ())]
         inputs = {"base": self.base, **{f"vector.{t.name}": self.vectors[t.name] for t in linked}}
         gates = tuple(f"{task.target}/verify" for task in linked)
         checkpoint = self.graph.add(Action("checkpoint/link", "checkpoint", "link", params, inputs, after=gates))

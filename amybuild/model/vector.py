@@ -84,7 +84,7 @@ def weight_files(folder: Path) -> list[str]:
 def applied(model: Any, vector: Vector, strength: float, scale: Sequence[Mapping[str, Any]] = ()) -> Iterator[None]:
     """Inside the block the weights are W + strength * factor * delta (added in float32); then the same bits as before.
 
-    `scale`: `{"match": glob, "factor": number}` by weight name; a weight's factor is the product of those that match.
+    `scale`: `{"match": glob, "factor": number}` by weight name; the first that matches counts, as in the link.
     """
     import torch
 
@@ -92,9 +92,7 @@ def applied(model: Any, vector: Vector, strength: float, scale: Sequence[Mapping
     try:
         for name, weight, delta in vector.deltas(model):
             _same_shape(name, weight, delta)
-            factor = strength
-            for row in scale:
-                factor *= row["factor"] if fnmatchcase(name, row["match"]) else 1.0
+            factor = strength * next((row["factor"] for row in scale if fnmatchcase(name, row["match"])), 1.0)
             saved.append((weight, weight.detach().clone()))
             with torch.no_grad():
                 weight.copy_(weight.float() + factor * delta.to(weight.device))

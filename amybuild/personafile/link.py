@@ -10,40 +10,58 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from amybuild.personafile.check import Table
-from amybuild.personafile.recipe import Field, at_least, one_of, share
+from amybuild.personafile.recipe import Field, at_least, one_of
 
-_DENSITY: dict[str, Any] = {"ok": lambda v: 0 < v <= 1, "rule": "must lie in (0, 1]"}
+_FULL: dict[str, Any] = {"ok": lambda v: 0 <= v <= 1, "rule": "must lie in [0, 1]"}
+_BELOW: dict[str, Any] = {"ok": lambda v: 0 <= v < 1, "rule": "must lie in [0, 1)"}
 
 PARAMETERS: Mapping[str, Field] = {
-    "density": Field(float, None, **_DENSITY),
-    "scope": Field(str, None, **one_of("tensor", "global")),
+    "density": Field(float, None, ok=lambda v: 0 < v <= 1, rule="must lie in (0, 1]"),
     "elect": Field(str, None, **one_of("mass", "count")),
     "divide": Field(str, None, **one_of("count", "weights", "none")),
-    "seed": Field(int, None, **at_least(0)),
-    "epsilon": Field(float, None, **share()),
-    "gamma": Field(float, None, **share()),
-    "threads": Field(int, None, **at_least(0)),
+    "scope": Field(str, None, **one_of("tensor", "global")),
+    "seed": Field(int, None),
+    "epsilon": Field(float, None, **_BELOW),
+    "gamma": Field(float, None, **_BELOW),
+    "agree": Field(int, None, **at_least(1)),
+    "need": Field(float, None, **at_least(0)),
+    "t": Field(float, None, **_FULL),
+    "per_row": Field(bool, None),
+    "of_deltas": Field(bool, None),
+    "common": Field(float, None, **_FULL),
+    "inner": Field(str, None, **one_of("tsv_m", "iso_c", "linear")),
     "adapter_rank": Field(int, None, **at_least(1)),
 }
-_ELECTED = ("elect", "divide")
-METHODS: Mapping[str, tuple[str, ...]] = {  # method -> what it takes beside `COMMON`
+_TIES = ("density", "elect", "divide")
+METHODS: Mapping[str, tuple[str, ...]] = {  # method -> its own parameters; `ANY` and `SHAPED` go with every one
     "linear": (),
-    "ties": ("density", "scope", *_ELECTED),
+    "ties": (*_TIES, "scope"),
     "dare_linear": ("density", "seed"),
-    "dare_ties": ("density", "seed", *_ELECTED),
+    "dare_ties": (*_TIES, "seed"),
     "della_linear": ("density", "epsilon", "seed"),
-    "della": ("density", "epsilon", "seed", *_ELECTED),
-    "breadcrumbs": ("density", "gamma"),
-    "breadcrumbs_ties": ("density", "gamma", *_ELECTED),
+    "della": (*_TIES, "epsilon", "seed"),
+    "breadcrumbs": ("density", "gamma", "scope"),
+    "breadcrumbs_ties": (*_TIES, "gamma", "scope"),
+    "sce": ("density",),
+    "consensus": ("agree", "need"),
+    "model_stock": ("per_row",),
+    "slerp": ("t", "per_row"),
+    "nuslerp": ("t", "per_row"),
+    "karcher": ("of_deltas",),
+    "core_space": ("inner",),
+    "tsv_m": (),
+    "iso_c": (),
+    "iso_cts": ("common",),
+    "knots": _TIES,
 }
-COMMON = ("threads", "adapter_rank")  # of every method, beside `SHAPED`
+ANY = ("adapter_rank",)
 
 
 def read_link(table: Table) -> tuple[str, float, dict[str, Any]]:
     """(method, lambda, the parameters that are stated) of [link]; InputError for what the method does not take."""
     method = table.one_of("method", METHODS, "ties")
     lam = table.take("lambda", float, 1.0)
-    takes = (*METHODS[method], *COMMON)
+    takes = (*METHODS[method], *ANY)
     stated: dict[str, Any] = {}
     for name, spec in PARAMETERS.items():
         if name not in table.data:
@@ -84,7 +102,7 @@ def _only(table: Table, key: str) -> list[str]:
 
 
 def _depth(table: Table, key: str) -> dict[str, float]:
-    """``depth = { first = 0.5, last = 1.0 }``: factors of the first and the last block, linear between (LiNeS)."""
+    """``depth = { first = 0.5, last = 1.0 }``: factors of the first and the last block (LiNeS, arXiv 2410.17146)."""
     row = table.child(key)
     found = {name: row.take(name, float, required=True) for name in ("first", "last")}
     row.done()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from amybuild.report.link import interference
 from amybuild.report.text import behaviours, table
 
+_SOURCES = ("checkpoint", "adapter", "node", "query")
 
-def show(info: Mapping[str, Any]) -> str:
-    """A build's parts and measured behaviours, from its persona.json."""
+
+def show(info: Mapping[str, Any], layers: bool = False) -> str:
+    """A build's parts, interference and measured behaviours, from its persona.json; `layers`: interference by block."""
     base, link = info["base"], info.get("link", {})
     out = [
         f"{info['name']}  build {info['build'][:12]}  (amybuild {info['amybuild']})",
@@ -19,10 +22,12 @@ def show(info: Mapping[str, Any]) -> str:
     ]
     rows = []
     for target in info["targets"]:
-        source = target.get("node") or target.get("query") or "analogy"
+        source = next((str(target[key]) for key in _SOURCES if target.get(key)), "analogy")
         rows.append([target["name"], f"{target['alpha']:g}", target["recipe"], source, target["vector"][:12]])
     if rows:
         out += ["", table(rows, ["task", "alpha", "recipe", "from", "vector"])]
+    text = interference(link, layers)
+    out += ["", text] if text else []
     readout = info["readout"]
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
