@@ -1,4 +1,4 @@
-"""The elementwise merge methods as plain float64 numpy on dense arrays, a few lines each: what the linker's tests compare with.
+"""The elementwise merge methods as plain float64 numpy on dense arrays: what the linker's tests compare with.
 
 Written from the papers and independently of the linker. Every function takes one tensor: `deltas` (one array per task
 vector, all of one shape) and `alphas` (absolute strengths; a negative one subtracts), and returns what is added to the

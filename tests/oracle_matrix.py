@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.oracle import Array, linear, present, ties, wide
 
-# -- spectra ------------------------------------------------------------------------------------------------------------
+# -- spectra ------------------------------------------------------------------------------------------------------
 
 ROUNDING = 2.0**-22  # singular values below this share of the inputs' norms are what float32 rounding leaves
 
@@ -113,7 +113,7 @@ def knots(
     )
 
 
-# -- spheres ------------------------------------------------------------------------------------------------------------
+# -- spheres ------------------------------------------------------------------------------------------------------
 
 
 def arc(t: float, a: Array, b: Array) -> Array:
