@@ -164,7 +164,7 @@ def karcher(
     units = [point / norm for point, norm in zip(points, norms, strict=True) if norm > 0]
     mean = np.sum(units, axis=0) / len(units) if units else np.zeros(1)
     if np.linalg.norm(mean) < 1e-9:  # they cancel: no direction
-        return np.zeros_like(origin) - origin
+        return np.zeros_like(origin)
     mean = mean / np.linalg.norm(mean)
     for _ in range(100):
         step = np.zeros_like(mean)
