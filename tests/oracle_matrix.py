@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.oracle import Array, linear, present, ties, wide
+from tests.oracle import Array, cut, disjoint, linear, present, trim, wide
 
 # -- spectra ------------------------------------------------------------------------------------------------------
 
@@ -91,7 +91,12 @@ def core_space(deltas: Sequence[NDArray[np.floating]], alphas: Sequence[float], 
         return np.zeros_like(wide(deltas)[0])
     left, right = svd(np.hstack(parts), floor_of(parts))[0], svd(np.vstack(parts), floor_of(parts))[2]
     cores = [left.T @ x @ right.T for x in parts]
-    merged = {"linear": linear, "tsv_m": tsv_m, "iso_c": iso_c}[inner](cores, [1.0] * len(cores))
+    if inner == "tsv_m":
+        merged = tsv_m(
+            cores, [1.0] * len(cores), min(*parts[0].shape, sum(len(svd(x, floor_of([x]))[1]) for x in parts))
+        )
+    else:
+        merged = {"linear": linear, "iso_c": iso_c}[inner](cores, [1.0] * len(cores))
     return left @ merged @ right
 
 
@@ -105,12 +110,18 @@ def knots(
     """KnOTS-TIES (arXiv 2410.19735): [delta_1 … delta_N] = U S [V_1 … V_N]; TIES on the S V_i; U times the result."""
     found = [(delta, alpha) for delta, alpha in zip(wide(deltas), alphas, strict=True) if alpha != 0]
     stacked = np.hstack([delta for delta, _ in found]) if found else np.zeros((1, 1))
-    u, s, vt = svd(stacked, floor_of([stacked]))
+    u, s, vt = svd(stacked, floor_of([delta for delta, _ in found]))
     if not len(s):
         return np.zeros_like(wide(deltas)[0])
-    return u @ ties(
-        np.split(s[:, None] * vt, len(found), axis=1), [alpha for _, alpha in found], density, elect, divide
-    )
+    floor = floor_of([delta for delta, _ in found])
+    aligned = [np.where(np.abs(x) > floor, x, 0.0) for x in np.split(s[:, None] * vt, len(found), axis=1)]
+    alphas = [alpha for _, alpha in found]
+    # what cancels but for the rounding of the SVD elects nobody
+    trimmed = [trim(x, cut([x], density)) for x in aligned]
+    votes = np.array([alpha * x for x, alpha in zip(trimmed, alphas, strict=True)])
+    opposed = np.abs(votes.sum(0)) <= ROUNDING * np.abs(votes).sum(0)
+    merged = disjoint(trimmed, alphas, elect, divide)
+    return u @ (np.where(opposed, 0.0, merged) if elect == "mass" else merged)
 
 
 # -- spheres ------------------------------------------------------------------------------------------------------

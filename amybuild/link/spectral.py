@@ -80,7 +80,7 @@ def tsv_m(base: NDArray[np.float32] | None, deltas: Sequence[Delta], weights: Se
     result = polar(U) diag(S_1 … S_N) polar(V)^T with polar(P S Q^T) = P Q^T (whitening, the nearest orthonormal set).
     """
     found = cores(deltas, weights)
-    return _tsv(found, min(found.shape))
+    return _tsv(found, [_svd(part, _floor([part])) for part in found.parts], min(found.shape))
 
 
 def iso_c(base: NDArray[np.float32] | None, deltas: Sequence[Delta], weights: Sequence[float]) -> Delta:
@@ -122,7 +122,8 @@ def core_space(
     """Core Space (https://arxiv.org/abs/2509.17786): another method between the cores M_i, X_i = Q M_i P.
 
     Q [out, p] and P [q, in] are orthonormal bases of the joint column and row spaces. `inner` on the M_i: "linear" (the
-    exact sum), "tsv_m" (the default; its k is min(p, q) // N here, for LoRAs of one rank just that rank) or "iso_c".
+    exact sum), "tsv_m" (the default) or "iso_c". TSV-M's k is the core's side over N here, min(out, in, sum of the
+    ranks) // N: for LoRAs of one rank r it is r, so nothing is cut.
     All three commute with rotations, so which bases are taken does not matter; elementwise methods such as TIES depend
     on it, so they are not offered.
     """
@@ -134,7 +135,8 @@ def core_space(
     if inner == "iso_c":
         return _iso(found)
     if inner == "tsv_m":
-        return _tsv(found, _side(found.parts))
+        sets = [_svd(part, _floor([part])) for part in found.parts]
+        return _tsv(found, sets, min(*found.shape, sum(len(s) for _, s, _ in sets)))
     total = _total(found.parts)
     return Dense(total.astype(np.float32)) if found.right is None else found.lift(total, np.eye(len(found.right)))
 
@@ -164,13 +166,16 @@ def knots(
         return nothing(found.shape)
     parts = found.parts if found.right is None else [part @ found.right for part in found.parts]
     u, s, vt = _svd(np.hstack(parts), _floor(parts))
-    merged = _ties(np.split(s[:, None] * vt, len(parts), axis=1), alphas, density, elect, divide)
+    aligned = np.split(s[:, None] * vt, len(parts), axis=1)
+    # A direction only another vector has is zero here but for rounding, and must not be counted as agreeing.
+    aligned = [np.where(np.abs(part) > _floor(parts), part, 0.0) for part in aligned]
+    merged = _ties(aligned, alphas, density, elect, divide)
     return low_rank(found.left @ u, merged) if found.left is not None else found.lift(u, merged)
 
 
-def _tsv(found: Cores, side: int) -> Delta:
-    share = max(1, side // max(1, len(found.parts)))
-    return _whitened(found, [_top(_svd(part, _floor([part])), share) for part in found.parts], isotropic=False)
+def _tsv(found: Cores, sets: Sequence[Triples], side: int) -> Delta:
+    share = max(1, side // max(1, len(sets)))
+    return _whitened(found, [_top(triples, share) for triples in sets], isotropic=False)
 
 
 def _iso(found: Cores) -> Delta:
@@ -229,9 +234,11 @@ def _side(parts: Sequence[Array]) -> int:
 def _ties(parts: Sequence[Array], weights: Sequence[float], density: float, elect: str, divide: str) -> Array:
     # the elementwise method (link semantics of `ties`) on float64 matrices that exist only here
     weighted = np.stack([weight * _trimmed(part, density) for part, weight in zip(parts, weights, strict=True)])
-    sign = np.sign(weighted.sum(0) if elect == "mass" else np.sign(weighted).sum(0))
+    votes = weighted if elect == "mass" else np.sign(weighted)
+    total: Array = votes.sum(0)
+    sign = np.sign(total) * (np.abs(total) > ROUNDING * np.abs(votes).sum(0))  # opposites cancel but for rounding
     agree = (np.sign(weighted) == sign) & (sign != 0)
-    total: Array = np.where(agree, weighted, 0.0).sum(0)
+    total = np.where(agree, weighted, 0.0).sum(0)
     if divide == "none":
         return total
     strength = np.abs(weights)[:, None, None] if divide == "weights" else 1.0
