@@ -107,7 +107,9 @@ def signs(deltas: Any, alphas: Any, merged: Any, both: Any, same: Any, mass: Any
             for j in range(row.size):
                 present = np.int16(row[j] != 0)
                 t[j] = present
-                s[j] = np.int16(present * np.int16(np.int16(1) - np.int16(as_bits(row[j]) >> np.uint32(31) << np.uint32(1))))
+                s[j] = np.int16(
+                    present * np.int16(np.int16(1) - np.int16(as_bits(row[j]) >> np.uint32(31) << np.uint32(1)))
+                )
             for k in range(i + 1):
                 other, there_too = sign[k], there[k]
                 alike, counted = np.int16(0), np.int16(0)

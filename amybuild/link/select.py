@@ -98,5 +98,3 @@ def _bin_of(bins: np.ndarray[tuple[int], np.dtype[np.int64]], k: int) -> tuple[i
     place = int(np.searchsorted(from_top, k))
     bin = len(bins) - 1 - place
     return bin, k - int(from_top[place] - bins[bin])
-
-
