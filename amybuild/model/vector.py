@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amybuild.errors import ActionError
+from amybuild.model.load import quiet
 from amybuild.model.lora import CONFIG, read_adapter
 
 DELTA = "delta.safetensors"
@@ -34,25 +35,32 @@ class Dense:
     difference: bool
 
     def deltas(self, model: Any) -> Iterator[tuple[str, Any, Any]]:
-        """One tensor in memory at a time. Buffers, and the second name of a tied weight, are passed over."""
-        import torch
-        from safetensors import SafetensorError, safe_open
+        """Stored names are not always the model's: transformers lays the tensors out, as it did the base's."""
+        other = dict(self._laid_out(model).named_parameters())
+        for name, weight in model.named_parameters():
+            value = other[name].detach().to(weight.device)
+            yield name, weight, value if self.difference else value - weight.detach().float()
 
-        parameters = dict(model.named_parameters())
-        others = model.state_dict().keys() - parameters.keys()
-        for path in self.files:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name in sorted(set(file.keys()) - others):
-                        if name not in parameters:
-                            remedy = "the vector belongs to another base"
-                            raise ActionError("the base has no such tensor", where=name, remedy=remedy)
-                        weight = parameters[name]
-                        value = file.get_tensor(name).to(weight.device, torch.float32)
-                        yield name, weight, value if self.difference else _minus(value, weight, name)
-            except (OSError, SafetensorError) as error:
-                what = f"it cannot be read ({type(error).__name__})"
-                raise ActionError(what, where=path.name, remedy="build this vector again") from error
+    def _laid_out(self, model: Any) -> Any:
+        """Its tensors as a float32 model like `model`. Differences too: a layout moves values and changes none."""
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        where, remedy = self.files[0].parent.name, "it belongs to another base, or is not whole: build it again"
+        try:
+            tensors = {name: value for path in self.files for name, value in load_file(path).items()}
+            with quiet():
+                found, told = type(model).from_pretrained(
+                    None, config=model.config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
+                )
+        except (OSError, SafetensorError, RuntimeError) as error:
+            what = f"the vector does not fit the base ({type(error).__name__})"
+            raise ActionError(what, where=where, remedy=remedy) from error
+        odd = sorted({*told["missing_keys"], *told["unexpected_keys"]})
+        if odd:
+            raise ActionError("only one of base and vector has this tensor", where=odd[0], remedy=remedy)
+        return found
 
 
 def read_vector(folder: Path) -> Vector:
@@ -84,7 +92,7 @@ def weight_files(folder: Path) -> list[str]:
 def applied(model: Any, vector: Vector, strength: float, scale: Sequence[Mapping[str, Any]] = ()) -> Iterator[None]:
     """Inside the block the weights are W + strength * factor * delta (added in float32); then the same bits as before.
 
-    `scale`: `{"match": glob, "factor": number}` by weight name; the first that matches counts, as in the link.
+    `scale`: `{"match": glob, "factor": number}` by parameter name; the first that matches counts, as in the link.
     """
     import torch
 
@@ -101,11 +109,6 @@ def applied(model: Any, vector: Vector, strength: float, scale: Sequence[Mapping
         with torch.no_grad():
             for weight, before in saved:
                 weight.copy_(before)
-
-
-def _minus(value: Any, weight: Any, name: str) -> Any:
-    _same_shape(name, weight, value)
-    return value - weight.detach().float()
 
 
 def _same_shape(name: str, weight: Any, other: Any) -> None:
