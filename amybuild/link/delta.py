@@ -42,10 +42,8 @@ class LowRank:
 
     def rows(self, start: int, stop: int) -> F32:
         """Each entry is the sum over the rank in ascending order, then times the scale, in float32."""
-        from amybuild.link.kernels import product  # numba: not for those who only do algebra
-
         out = np.empty((stop - start, self.right.shape[1]), np.float32)
-        product(np.ascontiguousarray(self.left[start:stop]), self.right, np.float32(self.scale), out)
+        fill(self, start, stop, out)
         return out
 
 
@@ -118,11 +116,10 @@ def dense(delta: Delta) -> F32:
 
 def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
     """Write rows [start, stop) into `out`, flat float32: `rows` without a copy where that matters."""
-    from amybuild.link.kernels import product, subtract_bf16
+    from amybuild.link.kernels import product, subtract_bf16  # numba: not for those who only do algebra
 
     if isinstance(delta, LowRank):
-        shaped = out.reshape(stop - start, -1)
-        product(np.ascontiguousarray(delta.left[start:stop]), delta.right, np.float32(delta.scale), shaped)
+        product(delta.left[start:stop], delta.right, np.float32(delta.scale), out.reshape(stop - start, -1))
     elif isinstance(delta, Difference) and delta.scale == 1.0 and delta.tuned.code == delta.base.code == "BF16":
         subtract_bf16(delta.tuned.array[start:stop].reshape(-1), delta.base.array[start:stop].reshape(-1), out)
     else:
@@ -130,12 +127,14 @@ def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
 
 
 def sample(delta: Delta, stride: int) -> F32:
-    """The entries at the flat places 0, stride, 2 * stride …, as `rows` gives them up to rounding."""
+    """The entries at the flat places 0, stride, 2 * stride …, as `rows` gives them."""
     rows, columns = extent(delta.shape)
     if isinstance(delta, LowRank):
-        places = np.arange(0, rows * columns, stride)
-        left, right = delta.left[places // columns], delta.right.T[places % columns]
-        return np.einsum("ij,ij->i", left, right) * np.float32(delta.scale)
+        from amybuild.link.kernels import product_at
+
+        out = np.empty(-(-rows * columns // stride), np.float32)
+        product_at(delta.left, delta.right, np.float32(delta.scale), stride, out)
+        return out
     if isinstance(delta, Difference):
         tuned, base = (_widened(weight, weight.array.reshape(-1)[::stride]) for weight in (delta.tuned, delta.base))
         return (tuned - base) * np.float32(delta.scale)

@@ -37,21 +37,22 @@ def write_shard(shard: Shard, out: Path, change: Change) -> None:
         _copy(source, target, copied, shard.tensors[-1].stop if shard.tensors else shard.head)
 
 
-def add_rounded(weight: Weight, start: int, stop: int, merged: NDArray[np.float64], strength: float) -> NDArray[Any]:
+def add_rounded(
+    weight: Weight, start: int, stop: int, merged: NDArray[np.float64], strength: float, out: NDArray[Any]
+) -> None:
     """Rows [start, stop) of a weight + strength * merged, in float64, rounded once to its dtype (nearest, ties to even).
 
-    Where there is nothing to add the base's bits stay (-0.0 + 0.0 would be +0.0). Flat, in the storage type.
+    Where there is nothing to add the base's bits stay (-0.0 + 0.0 would be +0.0). `out`: flat, in the storage type.
     """
     from amybuild.link.kernels import add_bf16
 
     base = weight.array[start:stop].reshape(-1)
-    out = np.empty_like(base)
     if weight.code == "BF16":
         add_bf16(base, merged, strength, out)
-        return out
+        return
     extra = strength * merged
     with np.errstate(over="ignore"):
-        return np.where(extra == 0, base, (base + extra).astype(base.dtype))
+        out[:] = np.where(extra == 0, base, (base + extra).astype(base.dtype))
 
 
 def copy_others(base: Path, out: Path, reserved: Iterable[str]) -> None:
