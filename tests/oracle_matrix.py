@@ -174,7 +174,7 @@ def karcher(
     norms = [float(np.linalg.norm(point)) for point in points]
     units = [point / norm for point, norm in zip(points, norms, strict=True) if norm > 0]
     mean = np.sum(units, axis=0) / len(units) if units else np.zeros(1)
-    if np.linalg.norm(mean) < 1e-9:  # they cancel: no direction
+    if np.linalg.norm(mean) < 1e-6:  # they cancel: no direction
         return np.zeros_like(origin)
     mean = mean / np.linalg.norm(mean)
     for _ in range(100):
@@ -182,7 +182,7 @@ def karcher(
         for unit in units:
             cosine = float(np.clip(mean @ unit, -1, 1))
             sine = np.sqrt(1 - cosine**2)
-            step += (np.arctan2(sine, cosine) / sine if sine > 1e-9 else 0.0) * (unit - cosine * mean) / len(units)
+            step += (np.arctan2(sine, cosine) / sine if sine > 1e-6 else 0.0) * (unit - cosine * mean) / len(units)
         length = float(np.linalg.norm(step))
         if length < 1e-13:
             break

@@ -27,7 +27,7 @@ RULES: Mapping[str, Rule] = {
         Rule("corpus", "amybuild.actions.corpus:run"),
         Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), heavy=True),
         Rule("adopt", "amybuild.actions.adopt:run", ("safetensors",)),
-        Rule("combine", "amybuild.actions.combine:run", ("torch", "safetensors")),
+        Rule("combine", "amybuild.link.combine:run", ("numpy",)),
         Rule("baseline", "amybuild.actions.baseline:run", _MODEL, heavy=True),
         Rule("verify", "amybuild.actions.verify:run", _MODEL, heavy=True),
         Rule("texts", "amybuild.actions.texts:run"),

@@ -42,10 +42,8 @@ class LowRank:
 
     def rows(self, start: int, stop: int) -> F32:
         """Each entry is the sum over the rank in ascending order, then times the scale, in float32."""
-        from amybuild.link.kernels import product  # numba: not for those who only do algebra
-
         out = np.empty((stop - start, self.right.shape[1]), np.float32)
-        product(np.ascontiguousarray(self.left[start:stop]), self.right, np.float32(self.scale), out)
+        fill(self, start, stop, out)
         return out
 
 
@@ -81,11 +79,14 @@ class Difference:
         return self.tuned.shape
 
     def rows(self, start: int, stop: int) -> F32:
+        return self.at(self.tuned.array[start:stop], self.base.array[start:stop])
+
+    def at(self, tuned: NDArray[Any], base: NDArray[Any]) -> F32:
+        """The difference of some stored values of each; float64 ones are subtracted as they are."""
         if "F64" in (self.tuned.code, self.base.code):
-            wide = _wide(self.tuned.array[start:stop], self.tuned) - _wide(self.base.array[start:stop], self.base)
-            found = wide.astype(np.float32)
+            found = (_values(self.tuned, tuned) - _values(self.base, base)).astype(np.float32)
         else:
-            found = floats(self.tuned, start, stop) - floats(self.base, start, stop)
+            found = _widened(self.tuned, tuned) - _widened(self.base, base)
         return found if self.scale == 1.0 else found * np.float32(self.scale)
 
 
@@ -118,11 +119,10 @@ def dense(delta: Delta) -> F32:
 
 def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
     """Write rows [start, stop) into `out`, flat float32: `rows` without a copy where that matters."""
-    from amybuild.link.kernels import product, subtract_bf16
+    from amybuild.link.kernels import product, subtract_bf16  # numba: not for those who only do algebra
 
     if isinstance(delta, LowRank):
-        shaped = out.reshape(stop - start, -1)
-        product(np.ascontiguousarray(delta.left[start:stop]), delta.right, np.float32(delta.scale), shaped)
+        product(delta.left[start:stop], delta.right, np.float32(delta.scale), out.reshape(stop - start, delta.right.shape[1]))
     elif isinstance(delta, Difference) and delta.scale == 1.0 and delta.tuned.code == delta.base.code == "BF16":
         subtract_bf16(delta.tuned.array[start:stop].reshape(-1), delta.base.array[start:stop].reshape(-1), out)
     else:
@@ -130,15 +130,16 @@ def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
 
 
 def sample(delta: Delta, stride: int) -> F32:
-    """The entries at the flat places 0, stride, 2 * stride …, as `rows` gives them up to rounding."""
+    """The entries at the flat places 0, stride, 2 * stride …, as `rows` gives them."""
     rows, columns = extent(delta.shape)
     if isinstance(delta, LowRank):
-        places = np.arange(0, rows * columns, stride)
-        left, right = delta.left[places // columns], delta.right.T[places % columns]
-        return np.einsum("ij,ij->i", left, right) * np.float32(delta.scale)
+        from amybuild.link.kernels import product_at
+
+        out = np.empty(-(-rows * columns // stride), np.float32)
+        product_at(delta.left, delta.right, np.float32(delta.scale), stride, out)
+        return out
     if isinstance(delta, Difference):
-        tuned, base = (_widened(weight, weight.array.reshape(-1)[::stride]) for weight in (delta.tuned, delta.base))
-        return (tuned - base) * np.float32(delta.scale)
+        return delta.at(delta.tuned.array.reshape(-1)[::stride], delta.base.array.reshape(-1)[::stride])
     return np.concatenate([block[-start % stride :: stride] for start, block in _flat_blocks(delta)] or [_NOTHING])
 
 
@@ -194,14 +195,12 @@ def _parts(delta: Delta) -> Sequence[Delta]:
     return delta.parts if isinstance(delta, Sum) else (delta,)
 
 
-def _widened(weight: Weight, values: NDArray[Any]) -> F32:
-    if weight.code == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
+def _values(weight: Weight, stored: NDArray[Any]) -> NDArray[Any]:
+    return (stored.astype(np.uint32) << 16).view(np.float32) if weight.code == "BF16" else stored
 
 
-def _wide(values: NDArray[Any], weight: Weight) -> NDArray[np.float64]:
-    return (_widened(weight, values) if weight.code == "BF16" else values).astype(np.float64)
+def _widened(weight: Weight, stored: NDArray[Any]) -> F32:
+    return _values(weight, stored).astype(np.float32)
 
 
 def _flat_blocks(delta: Delta) -> Iterator[tuple[int, F32]]:

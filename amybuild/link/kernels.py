@@ -62,29 +62,45 @@ def subtract_bf16(tuned: Any, base: Any, out: Any) -> None:
 
 @compiled(fastmath={"contract"})
 def product(left: Any, right: Any, scale: Any, out: Any) -> None:
-    """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; a sum over the rank in ascending order."""
+    """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; fused multiply-adds over the rank in ascending order."""
+    m, rank = left.shape
     columns = right.shape[1]
-    rank = right.shape[0]
-    for i in range(left.shape[0]):
-        row = out[i]
-        row[:] = np.float32(0)
-        k = 0
-        while k + 8 <= rank:
+    tall, deep = m // 4 * 4, rank // 4 * 4
+    out[:] = np.float32(0)
+    for i in range(0, tall, 4):  # four rows and four ranks at a time: a loaded row of `right` is used four times
+        o0, o1, o2, o3 = out[i], out[i + 1], out[i + 2], out[i + 3]
+        for k in range(0, deep, 4):
+            r0, r1, r2, r3 = right[k], right[k + 1], right[k + 2], right[k + 3]
             a0, a1, a2, a3 = left[i, k], left[i, k + 1], left[i, k + 2], left[i, k + 3]
-            a4, a5, a6, a7 = left[i, k + 4], left[i, k + 5], left[i, k + 6], left[i, k + 7]
-            b0, b1, b2, b3 = right[k], right[k + 1], right[k + 2], right[k + 3]
-            b4, b5, b6, b7 = right[k + 4], right[k + 5], right[k + 6], right[k + 7]
+            b0, b1, b2, b3 = left[i + 1, k], left[i + 1, k + 1], left[i + 1, k + 2], left[i + 1, k + 3]
+            c0, c1, c2, c3 = left[i + 2, k], left[i + 2, k + 1], left[i + 2, k + 2], left[i + 2, k + 3]
+            d0, d1, d2, d3 = left[i + 3, k], left[i + 3, k + 1], left[i + 3, k + 2], left[i + 3, k + 3]
             for j in range(columns):
-                t = a3 * b3[j] + (a2 * b2[j] + (a1 * b1[j] + (a0 * b0[j] + row[j])))
-                row[j] = a7 * b7[j] + (a6 * b6[j] + (a5 * b5[j] + (a4 * b4[j] + t)))
-            k += 8
-        while k < rank:
+                x0, x1, x2, x3 = r0[j], r1[j], r2[j], r3[j]
+                o0[j] = a3 * x3 + (a2 * x2 + (a1 * x1 + (a0 * x0 + o0[j])))
+                o1[j] = b3 * x3 + (b2 * x2 + (b1 * x1 + (b0 * x0 + o1[j])))
+                o2[j] = c3 * x3 + (c2 * x2 + (c1 * x1 + (c0 * x0 + o2[j])))
+                o3[j] = d3 * x3 + (d2 * x2 + (d1 * x1 + (d0 * x0 + o3[j])))
+    for i in range(m):
+        row = out[i]
+        for k in range(deep if i < tall else 0, rank):
             a, b = left[i, k], right[k]
             for j in range(columns):
                 row[j] = a * b[j] + row[j]
-            k += 1
         for j in range(columns):
             row[j] *= scale
+
+
+@compiled(fastmath={"contract"})
+def product_at(left: Any, right: Any, scale: Any, stride: Any, out: Any) -> None:
+    """The entries 0, stride, 2 * stride … of `product`, read row by row: float32 -> [n]."""
+    rank, columns = right.shape
+    for place in range(out.size):
+        i, j = place * stride // columns, place * stride % columns
+        value = np.float32(0)
+        for k in range(rank):
+            value = left[i, k] * right[k, j] + value
+        out[place] = value * scale
 
 
 @compiled()
@@ -223,33 +239,36 @@ def keep_where(deltas: Any, values: Any, low: Any) -> None:
 
 
 @compiled()
-def philox(key0: Any, key1: Any, high0: Any, high1: Any, start: Any, out: Any) -> None:
-    """Random words start, start + 1, … of a stream, uint32 [n], by Philox4x32-10 (Salmon et al., SC 2011).
+def philox_block(key0: Any, key1: Any, high0: Any, high1: Any, block: Any) -> Any:
+    """Philox4x32-10 (Salmon et al., SC 2011): the four random words (uint64 below 2^32) of a counter.
 
-    Word e is word e % 4 of the block whose counter is (e // 4 in two words, high0, high1), under the key (key0, key1).
+    The counter is (lower, upper word of `block`, high0, high1), the key (key0, key1); all uint64.
     """
-    first, last = start // 4, (start + out.size + 3) // 4
-    mask = np.uint64(0xFFFFFFFF)
-    for block in range(first, last):
-        a = np.uint64(block) & mask
-        b = np.uint64(block) >> np.uint64(32)
-        c, d = np.uint64(high0), np.uint64(high1)
-        k, m = np.uint64(key0), np.uint64(key1)
-        for _ in range(10):
-            left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
-            a = (right >> np.uint64(32)) ^ b ^ k
-            b = right & mask
-            c = (left >> np.uint64(32)) ^ d ^ m
-            d = left & mask
-            k = (k + np.uint64(0x9E3779B9)) & mask
-            m = (m + np.uint64(0xBB67AE85)) & mask
-        at = block * 4 - start
-        if at >= 0 and at + 4 <= out.size:
-            out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
-        else:
-            for offset, word in enumerate((a, b, c, d)):
-                if 0 <= at + offset < out.size:
-                    out[at + offset] = word
+    mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b, c, d, k, m = block & mask, block >> shift, high0, high1, key0, key1
+    for _ in range(10):
+        left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
+        a, b = (right >> shift) ^ b ^ k, right & mask
+        c, d = (left >> shift) ^ d ^ m, left & mask
+        k = (k + np.uint64(0x9E3779B9)) & mask
+        m = (m + np.uint64(0xBB67AE85)) & mask
+    return a, b, c, d
+
+
+@compiled()
+def philox(key0: Any, key1: Any, high0: Any, high1: Any, start: Any, out: Any) -> None:
+    """Random words start, start + 1, … of a stream, uint32 [n]; word e is word e % 4 of block e // 4."""
+    lead = min(out.size, -start % 4)  # words before the first whole block
+    blocks = (out.size - lead) // 4
+    first = (start + lead) // 4
+    for i in range(blocks):
+        a, b, c, d = philox_block(key0, key1, high0, high1, np.uint64(first + i))
+        at = lead + 4 * i
+        out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
+    for at in range(out.size - 4 * blocks):  # the words before and after
+        place = at if at < lead else at + 4 * blocks
+        words = philox_block(key0, key1, high0, high1, np.uint64((start + place) // 4))
+        out[place] = words[(start + place) % 4]
 
 
 @compiled()

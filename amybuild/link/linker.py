@@ -18,7 +18,7 @@ from amybuild.link.memo import Memo
 from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe
 from amybuild.link.strength import layer_of
-from amybuild.link.tally import Tally
+from amybuild.link.tally import Counts, Tally
 from amybuild.link.tensors import Shard, Weight, all_tensors, extent
 from amybuild.link.vector import TaskVector
 from amybuild.link.write import add_rounded
@@ -65,29 +65,30 @@ class Linker:
         """The new values of a span, flat in the base's storage type, and the counts of its merge."""
         weight, join, recipe = span.weight, span.join, self._recipe
         join.prepare(lambda: floats(weight, 0, extent(weight.shape)[0]))
-        who = [part.place for part in join.parts]
         alphas = np.array([part.alpha for part in join.parts])
         strength = recipe.lam
         if recipe.strengths.depth is not None:
             strength *= recipe.strengths.depth.factor(join.weight, self._layers)
-        tally = Tally(len(self._vectors))
+        counts = Counts(alphas)
         columns = extent(weight.shape)[1]
         out = np.empty((span.stop - span.start) * columns, weight.array.dtype)
         for first, last in row_blocks((span.stop - span.start, columns)):
             start, stop = span.start + first, span.start + last
-            kept, merged = join.block(start, stop, self._scratch(), lambda raw: tally.add_raw(who, raw, alphas))
-            tally.add_kept(who, kept, merged, alphas)
-            out[first * columns : last * columns] = add_rounded(weight, start, stop, merged, strength)
+            kept, merged = join.block(start, stop, self._scratch(), counts.add_raw)
+            counts.add_kept(kept, merged)
+            add_rounded(weight, start, stop, merged, strength, out[first * columns : last * columns])
         for part in join.parts:
             release(part.delta, span.start, span.stop)
         weight.release(span.start, span.stop)
-        if not np.isfinite(tally.gram.diagonal()).all():
-            odd = next(part.vector for part in join.parts if not np.isfinite(tally.gram[part.place, part.place]))
-            raise ActionError(
-                f"its difference of '{join.weight}' holds values that are not finite numbers",
-                where=f"task vector {odd}",
-                remedy="its training went astray: train it again",
-            )
+        for part, square in zip(join.parts, counts.gram.diagonal(), strict=True):
+            if not np.isfinite(square):
+                raise ActionError(
+                    f"its difference of '{join.weight}' holds values that are not finite numbers",
+                    where=f"task vector {part.vector}",
+                    remedy="its training went astray: train it again",
+                )
+        tally = Tally(len(self._vectors))
+        tally.enter([part.place for part in join.parts], counts)
         return out, tally
 
     def count(self, span: Span, tally: Tally) -> None:

@@ -11,9 +11,9 @@ from amybuild.link.counting import collect, count, high_bits, low_bits
 from amybuild.link.delta import F32, Delta, blocks, sample
 
 _SMALL = 1 << 15
-_SAMPLE = 1 << 13
+_SAMPLE = 1 << 12
 _BLOCK = 1 << 17
-_GUESSES = 4
+_GUESSES = 2
 
 
 def kept_count(density: float, size: int) -> int:
@@ -65,7 +65,7 @@ def _bracket(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | N
     slack = 4.0 * math.sqrt(max(share * (1 - share), 1 / seen.size) * seen.size) + 2
     middle = (1 - share) * seen.size
     low, high = seen[max(0, int(middle - slack))], seen[min(seen.size - 1, int(middle + slack))]
-    inside = np.empty(int(3 * slack / seen.size * size) + _SAMPLE, np.float32)
+    inside = np.empty(size // 4 + _SAMPLE, np.float32)  # what is not written to costs nothing
     above = at = 0
     for delta in deltas:
         for block in blocks(delta, _BLOCK):

@@ -160,6 +160,8 @@ def knots(
     """
     if elect not in ("mass", "count") or divide not in ("count", "weights", "none"):
         raise InputError(f"elect = {elect!r}, divide = {divide!r}", where="[link] method", remedy="see `ties`")
+    if not 0 < density <= 1:
+        raise InputError(f"density = {density!r}", where="[link] density", remedy="a number above 0, at most 1")
     alphas = [weight for weight in weights if weight != 0]
     found = cores(deltas, [float(weight != 0) for weight in weights])
     if not alphas:

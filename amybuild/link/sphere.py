@@ -25,7 +25,7 @@ Base = NDArray[np.float32] | None
 
 _BLOCK = 1 << 20  # entries of one input per block of rows
 _PARALLEL = 1e-12  # sin^2 of an angle below which an arc is a line, or (opposite points) has no direction
-_CANCELLED = 1e-9  # norm of a mean of unit vectors below which it has no direction
+_NOISE = 1e-6  # lengths and sines below it are rounding: they come from differences of inner products near 1
 _STEPS = 50  # of the Karcher iteration; it converges in a handful
 
 
@@ -119,8 +119,9 @@ def karcher(base: Base, deltas: Sequence[Delta], weights: Sequence[float], *, of
 
     The unit vector with sum_i log_m(u_i) = 0 on the sphere, u_i = point_i / |point_i|, by m <- exp_m(mean log_m(u_i))
     from the normalised mean; times the mean of the norms (zero points count there). All points weigh the same, as in
-    mergekit. `of_deltas`, or no base: the mean of the X_i themselves. Points that cancel have no direction: the result
-    is zero (mergekit takes the first).
+    mergekit. `of_deltas`, or no base: the mean of the X_i themselves. The mean is unique for points within 90 degrees
+    of each other, as full weights of one base are; points that cancel have no direction: the result is zero (mergekit
+    takes the first).
     """
     found = points(None if of_deltas else base, deltas, weights)
     if len(found.deltas) < 2:
@@ -201,13 +202,15 @@ def _karcher_shares(gram: Array) -> Array | None:
     count = int(np.count_nonzero(there))
     mean: Array = there.astype(np.float64) / count  # the point of the sphere, as shares of the units
     length = _length(mean, cosines)
-    if length < _CANCELLED:
+    if length < _NOISE:
         return None
     mean = mean / length
     for _ in range(_STEPS):
         cosine = np.clip(cosines @ mean, -1.0, 1.0)
         sine = np.sqrt(1 - cosine**2)
-        stretch = np.divide(np.arctan2(sine, cosine), sine, out=np.zeros_like(sine), where=there & (sine > 1e-9))
+        # a point that is the mean pulls by nothing, the opposite one in no direction
+        stretch = (there & (cosine > 0)).astype(np.float64)
+        np.divide(np.arctan2(sine, cosine), sine, out=stretch, where=there & (sine > _NOISE))
         step = (stretch - (stretch * cosine).sum() * mean) / count
         length = _length(step, cosines)
         if length < 1e-12:

@@ -15,6 +15,26 @@ F64 = NDArray[np.float64]
 _DIGITS = 6  # sums are taken in float32 over a thousand entries, then in float64
 
 
+class Counts:
+    """Counts over blocks of one weight, for the vectors that act on it with the strengths `alphas` [n]."""
+
+    def __init__(self, alphas: F64) -> None:
+        n = len(alphas)
+        self.alphas = alphas
+        self.size = 0
+        self.mass, self.mass_kept, self.mass_agreed = np.zeros((3, n))
+        self.gram, self.both, self.same = np.zeros((3, n, n))  # lower halves
+
+    def add_raw(self, deltas: F32) -> None:
+        """Count the differences of a block before any entry is dropped: float32 [n, m]."""
+        self.size += deltas.shape[1]
+        products(deltas, self.gram, self.mass)
+
+    def add_kept(self, kept: F32, merged: F64) -> None:
+        """Count what stays of a block, and what of it the merge has the sign of: float32 [n, m], float64 [m]."""
+        signs(kept, self.alphas, merged, self.both, self.same, self.mass_kept, self.mass_agreed)
+
+
 class Tally:
     """Counts over some tensors for `n` vectors; tallies add up."""
 
@@ -29,26 +49,20 @@ class Tally:
         self.conflict = np.zeros((n, n))  # … with opposite weighted signs
         self.gram = np.zeros((n, n))  # inner products of the untrimmed, unweighted differences
 
-    def add_raw(self, who: Sequence[int], deltas: F32, alphas: F64) -> None:
-        """Count the differences of one block before any entry is dropped: float32 [n, m], strengths [n]."""
-        n = len(who)
-        gram, mass = np.zeros((n, n)), np.zeros(n)
-        products(deltas, gram, mass)
-        self.gram[np.ix_(who, who)] += _mirrored(gram)
-        self.size[who] += deltas.shape[1]
-        self.mass[who] += mass * np.abs(alphas)
-
-    def add_kept(self, who: Sequence[int], kept: F32, merged: F64, alphas: F64) -> None:
-        """Count what stays of one block, and what of it the merge has the sign of: float32 [n, m], float64 [m], [n]."""
-        n = len(who)
-        both, same, mass, agreed = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n), np.zeros(n)
-        signs(kept, alphas, merged, both, same, mass, agreed)
+    def enter(self, who: Sequence[int], counts: Counts) -> None:
+        """Add one weight's (or a part's) counts of the vectors `who`."""
+        turn = np.sign(counts.alphas)
+        strength = np.abs(counts.alphas)
+        pairs = np.ix_(who, who)
+        both = _mirrored(counts.both)
+        self.size[who] += counts.size
         self.kept[who] += both.diagonal()
-        self.mass_kept[who] += mass * np.abs(alphas)
-        self.mass_agreed[who] += agreed * np.abs(alphas)
-        both, turn = _mirrored(both), np.sign(alphas)
-        self.both[np.ix_(who, who)] += both
-        self.conflict[np.ix_(who, who)] += (both - _mirrored(same) * np.outer(turn, turn)) / 2
+        self.mass[who] += counts.mass * strength
+        self.mass_kept[who] += counts.mass_kept * strength
+        self.mass_agreed[who] += counts.mass_agreed * strength
+        self.both[pairs] += both
+        self.conflict[pairs] += (both - _mirrored(counts.same) * np.outer(turn, turn)) / 2
+        self.gram[pairs] += _mirrored(counts.gram)
 
     def add(self, other: Tally) -> None:
         """Add another tally's counts to this one's."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,21 +39,40 @@ def write_shard(shard: Shard, out: Path, change: Change) -> None:
         _copy(source, target, copied, shard.tensors[-1].stop if shard.tensors else shard.head)
 
 
-def add_rounded(weight: Weight, start: int, stop: int, merged: NDArray[np.float64], strength: float) -> NDArray[Any]:
+def write_floats(
+    out: Path, shapes: Mapping[str, tuple[int, ...]], values: Callable[[str], Iterable[NDArray[np.float32]]]
+) -> None:
+    """Write a safetensors file of float32 tensors, in order of name; `values(name)` gives a tensor's parts in order."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + 4 * math.prod(shapes[name])
+        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+    head = json.dumps(entries, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with out.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in sorted(shapes):
+            written = sum(file.write(np.ascontiguousarray(part, "<f4").data.cast("B")) for part in values(name))
+            assert written == 4 * math.prod(shapes[name]), name
+
+
+def add_rounded(
+    weight: Weight, start: int, stop: int, merged: NDArray[np.float64], strength: float, out: NDArray[Any]
+) -> None:
     """Rows [start, stop) of a weight + strength * merged, in float64, rounded once to its dtype (nearest, ties to even).
 
-    Where there is nothing to add the base's bits stay (-0.0 + 0.0 would be +0.0). Flat, in the storage type.
+    Where there is nothing to add the base's bits stay (-0.0 + 0.0 would be +0.0). `out`: flat, in the storage type.
     """
     from amybuild.link.kernels import add_bf16
 
     base = weight.array[start:stop].reshape(-1)
-    out = np.empty_like(base)
     if weight.code == "BF16":
         add_bf16(base, merged, strength, out)
-        return out
+        return
     extra = strength * merged
     with np.errstate(over="ignore"):
-        return np.where(extra == 0, base, (base + extra).astype(base.dtype))
+        out[:] = np.where(extra == 0, base, (base + extra).astype(base.dtype))
 
 
 def copy_others(base: Path, out: Path, reserved: Iterable[str]) -> None:
