@@ -83,6 +83,7 @@ def link_map(
             {"name": s.name, "emotion": s.emotion, "digest": outputs[f"{s.target}/vectors"]} for s in persona.steers
         ],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
+        "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])},
         "verification": _verification(store, outputs["persona/verify"], targets),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
@@ -141,6 +142,9 @@ def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list
     folder.mkdir()
     store.export(outputs["checkpoint/link"], folder)
     (folder / "link.json").unlink(missing_ok=True)  # it is in persona.json
+    if "checkpoint/adapter" in outputs:
+        store.export(outputs["checkpoint/adapter"], folder / "adapter")
+        (folder / "adapter" / "adapter.json").unlink()  # it is in persona.json
     if "readout/vectors" in outputs:
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:

@@ -88,7 +88,7 @@ def checkout(root: Path, out: Path | None, wanted: str) -> tuple[BuildRecord, Pa
     store, history = open_cache(root)
     record = history.find(wanted)
     missing = [id for id, (_, output) in record.actions.items() if store.tree(output) is None]
-    needed = [id for id in missing if id == "checkpoint/link" or id.endswith("/vectors")]
+    needed = [id for id in missing if id.startswith("checkpoint/") or id.endswith("/vectors")]
     if needed:
         raise ActionError(
             f"{', '.join(needed)} of build {record.hash[:12]} is no longer in the cache",

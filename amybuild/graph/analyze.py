@@ -168,6 +168,11 @@ class _Analysis:
         inputs = {"base": self.base, **{f"vector.{t.name}": self.vectors[t.name] for t in linked}}
         gates = tuple(f"{task.target}/verify" for task in linked)
         checkpoint = self.graph.add(Action("checkpoint/link", "checkpoint", "link", params, inputs, after=gates))
+        products = [checkpoint]
+        if link.adapter_rank is not None:
+            params = params | {"rank": link.adapter_rank}
+            adapter = Action("checkpoint/adapter", "checkpoint", "adapter", params, inputs, after=gates)
+            products.append(self.graph.add(adapter))
         inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral}
         for task in linked:
             if task.has_dialogues:
@@ -179,7 +184,7 @@ class _Analysis:
         directions = [f"{s.target}/vectors" for s in self.persona.steers]
         if self.persona.readout:
             directions.append("readout/vectors")
-        self.graph.whole = (checkpoint, final, *directions)
+        self.graph.whole = (*products, final, *directions)
 
 
 def _source(node: Node) -> NodeSource:

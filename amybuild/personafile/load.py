@@ -177,7 +177,8 @@ def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
     out = {name.removeprefix("task.") for name in variant.without}
     if variant.only:
         out |= set(names) - {name.removeprefix("task.") for name in variant.only}
-    return Link(table.at(), method, lam, params, frozenset(out))
+    rank = params.pop("adapter_rank", None)
+    return Link(table.at(), method, lam, params, rank, frozenset(out))
 
 
 def _check_analogies(tasks: Mapping[str, Task]) -> None:

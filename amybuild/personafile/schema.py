@@ -106,12 +106,16 @@ class Readout:
 
 @dataclass(frozen=True)
 class Link:
-    """How task vectors are joined: a row of the method table, its overall factor, the other parameters stated."""
+    """How task vectors are joined: a row of the method table, its overall factor, the other parameters stated.
+
+    `adapter_rank`: the rank of a merged LoRA adapter beside the checkpoint, or None for no adapter.
+    """
 
     where: str
     method: str
     lam: float
     params: Mapping[str, Any]
+    adapter_rank: int | None = None
     without: frozenset[str] = frozenset()
 
 

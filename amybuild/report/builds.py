@@ -28,6 +28,10 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
         out += ["", table(rows, ["task", "alpha", "recipe", "from", "vector"])]
     text = interference(link, layers)
     out += ["", text] if text else []
+    adapter = info.get("adapter")
+    if adapter:
+        missed = f"misses {adapter['residual']:.1%} of it, leaves out {adapter['left_out_share']:.1%}"
+        out += ["", f"adapter  rank {adapter['rank']}  {missed} (norms)"]
     readout = info["readout"]
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
