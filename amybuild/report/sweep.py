@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 from amybuild.report.text import table
@@ -30,7 +31,7 @@ def sweep_table(result: Mapping[str, Any]) -> str:
     if result["best"] is None:
         notes.append(f"no best setting ({rule})")
     else:
-        flags = " ".join(f"--set {key}={value}" for key, value in rows[result["best"]]["set"].items())
+        flags = " ".join(f"--set {quote(f'{key}={value}')}" for key, value in rows[result["best"]]["set"].items())
         notes.append(f"* best ({rule}): amybuild {flags}")
     return "\n".join([text, *errors, *notes])
 

@@ -81,6 +81,15 @@ def test_a_bound_on_neutral_text_rules_settings_out(built: Space) -> None:
     assert " over" in none.out
 
 
+def test_a_setting_that_cannot_be_linked_is_a_row_and_the_others_go_on(built: Space) -> None:
+    result = built.run("sweep", "--json", 'link.only=["nothing.*"],["model.*"]')
+    assert result.code == 1
+    found = json.loads(result.out)
+    assert "matches no weight" in found["settings"][0]["error"]
+    assert found["settings"][1]["error"] is None
+    assert found["best"] == 1
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
