@@ -96,7 +96,10 @@ def tuned_tensors(base: Tensors, seed: int, size: float = 4e-3) -> dict[str, tup
     """The base with noise on every float weight, rounded to its dtype."""
     rng = np.random.default_rng(1000 + seed)
     return {
-        name: (code, values if code == "I64" else stored(loaded(code, values) + rng.normal(0, size, values.shape), code))
+        name: (
+            code,
+            values if code == "I64" else stored(loaded(code, values) + rng.normal(0, size, values.shape), code),
+        )
         for name, (code, values) in base.items()
     }
 

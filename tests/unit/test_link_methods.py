@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from amybuild.link import kernels
 from amybuild.link.delta import Dense
 from amybuild.link.merge import Join, Part, Scratch, row_blocks, stream
 from amybuild.link.methods import METHODS, method_named, parse_recipe
+from amybuild.link.tensors import Shard, Stored, Weight
 from tests import oracle
 
 Array = NDArray[Any]
@@ -36,20 +38,24 @@ def cases(draw: st.DrawFn, most: int = 4) -> tuple[list[Array], list[float], flo
 
 
 def merge(
-    method: str, deltas: Sequence[Array], alphas: Sequence[float], block: int = 20, names: Sequence[str] = (), **params: Any
+    method: str,
+    deltas: Sequence[Array],
+    alphas: Sequence[float],
+    block: int = 20,
+    names: Sequence[str] = (),
+    **params: Any,
 ) -> Array:
     """One weight through the linker's own code, `block` entries at a time."""
     names = names or [f"v{i}" for i in range(len(deltas))]
     recipe = parse_recipe({"method": method, "alphas": dict(zip(names, alphas, strict=True)), **params}, names)
     order = sorted(range(len(names)), key=lambda i: names[i])
-    parts = [
-        Part(place, names[i], Dense(deltas[i]), alphas[i]) for place, i in enumerate(order) if alphas[i] != 0.0
-    ]
+    parts = [Part(place, names[i], Dense(deltas[i]), alphas[i]) for place, i in enumerate(order) if alphas[i] != 0.0]
     if not parts:
         return np.zeros(deltas[0].shape)
-    join = Join("w", parts, recipe, [None] * len(parts))
-    join.prepare()
+    place = Weight(Shard(Path(), 0, ()), Stored("w", "F32", deltas[0].shape, 0, 0))
+    join = Join(place, parts, recipe, [None] * len(parts))
     scratch = Scratch()
+    join.prepare(scratch)
     rows = [join.block(*span, scratch, None)[1].copy() for span in row_blocks(deltas[0].shape, block)]
     return np.concatenate(rows).reshape(deltas[0].shape)
 
@@ -186,7 +192,9 @@ def test_negating_every_alpha_negates_the_result(case: Any) -> None:
 def test_a_lone_negative_vector_is_subtracted_at_its_strength() -> None:
     delta = np.array([1.0, -2.0, 4.0], np.float32)
     for method, divide in itertools.product(["ties", "breadcrumbs_ties"], ["count", "none"]):
-        assert merge(method, [delta], [-0.3], density=1.0, divide=divide).tolist() == (-0.3 * delta.astype(float)).tolist()
+        assert (
+            merge(method, [delta], [-0.3], density=1.0, divide=divide).tolist() == (-0.3 * delta.astype(float)).tolist()
+        )
     assert merge("ties", [delta], [-0.5], density=1.0, divide="weights").tolist() == [-1.0, 2.0, -4.0]
 
 

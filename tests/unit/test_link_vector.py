@@ -203,7 +203,9 @@ def test_a_stored_head_and_a_tied_one_are_the_same(tmp_path: Path) -> None:
     }
     assert "lm_head.weight" not in read_vector(untied["tuned"], "v", read_shards(tied["base"])).deltas
     head = read_vector(tied["tuned"], "v", read_shards(untied["base"])).deltas["lm_head.weight"]
-    np.testing.assert_array_equal(dense(head), dense(read_vector(tied["tuned"], "v", read_shards(tied["base"])).deltas[embedding]))
+    np.testing.assert_array_equal(
+        dense(head), dense(read_vector(tied["tuned"], "v", read_shards(tied["base"])).deltas[embedding])
+    )
     other = files.write_folder(tmp_path / "o", {**tuned, "lm_head.weight": base[embedding]})
     with pytest.raises(ActionError, match=r"the base has no tensor 'lm_head\.weight'"):
         read_vector(other, "v", read_shards(tied["base"]))
