@@ -1,4 +1,4 @@
-"""One weight's difference to the base, as whatever gives its rows: factors, two checkpoints on disk, an array, a sum."""
+"""One weight's difference to the base, as what gives its rows: factors, two checkpoints, an array, a sum."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class LowRank:
         fill(self, start, stop, out)
         return out
 
+    def __mul__(self, factor: float) -> LowRank:
+        return replace(self, scale=self.scale * factor)
+
+    __rmul__ = __mul__
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -87,7 +92,9 @@ class Difference:
             found = (_values(self.tuned, tuned) - _values(self.base, base)).astype(np.float32)
         else:
             found = _widened(self.tuned, tuned) - _widened(self.base, base)
-        return found if self.scale == 1.0 else found * np.float32(self.scale)
+        if self.scale != 1.0:
+            found = found * np.float32(self.scale)
+        return np.asarray(found, np.float32)
 
 
 @dataclass(frozen=True)
@@ -210,10 +217,10 @@ def _parts(delta: Delta) -> Sequence[Delta]:
 
 
 def _in_memory(delta: Delta) -> F32 | None:
-    if isinstance(delta, Dense) and delta.scale == 1.0 and isinstance(delta.values, np.ndarray):
-        if delta.values.dtype == np.float32 and delta.values.flags.c_contiguous:
-            return delta.values.reshape(-1)
-    return None
+    if not isinstance(delta, Dense) or delta.scale != 1.0 or not isinstance(delta.values, np.ndarray):
+        return None
+    plain = delta.values.dtype == np.float32 and delta.values.flags.c_contiguous
+    return delta.values.reshape(-1) if plain else None
 
 
 def _values(weight: Weight, stored: NDArray[Any]) -> NDArray[Any]:

@@ -62,7 +62,7 @@ def subtract_bf16(tuned: Any, base: Any, out: Any) -> None:
 
 @compiled(fastmath={"contract"})
 def product(left: Any, right: Any, scale: Any, out: Any) -> None:
-    """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; fused multiply-adds over the rank in ascending order."""
+    """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; fused multiply-adds, the rank ascending."""
     m, rank = left.shape
     columns = right.shape[1]
     tall, deep = m // 4 * 4, rank // 4 * 4

@@ -27,7 +27,7 @@ def kept_count(density: float, size: int) -> int:
 def kth_largest(deltas: Sequence[Delta], k: int) -> float:
     """The k-th largest |entry| (1 <= k <= size) of the differences taken together, exactly, as float32.
 
-    Values that repeat (differences of 16-bit weights: a few per cent of all entries are equal to the answer) are guessed
+    Values that repeat (in differences of 16-bit weights a few per cent of all entries equal the answer) are guessed
     and verified by one counting pass. Else a bracket from the sample is narrowed by counting and collected, and the
     counts prove that the answer lies in it. When neither holds, two histogram passes over the bits find it. Entries
     must not be NaN.
