@@ -1,4 +1,4 @@
-"""Rule `combine`: the analogy b - a + c of three task vectors: one adapter of their added ranks, or dense differences."""
+"""Rule `combine`: the analogy b - a + c of three task vectors, as one adapter of their added ranks or dense."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One weight's difference to the base, as whatever gives its rows: factors, two checkpoints on disk, an array, a sum."""
+"""One weight's difference to the base, as what gives its rows: factors, two checkpoints, an array, a sum."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class LowRank:
         fill(self, start, stop, out)
         return out
 
+    def __mul__(self, factor: float) -> LowRank:
+        return replace(self, scale=self.scale * factor)
+
+    __rmul__ = __mul__
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -87,7 +92,9 @@ class Difference:
             found = (_values(self.tuned, tuned) - _values(self.base, base)).astype(np.float32)
         else:
             found = _widened(self.tuned, tuned) - _widened(self.base, base)
-        return found if self.scale == 1.0 else found * np.float32(self.scale)
+        if self.scale != 1.0:
+            found = found * np.float32(self.scale)
+        return np.asarray(found, np.float32)
 
 
 @dataclass(frozen=True)
@@ -122,9 +129,17 @@ def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
     from amybuild.link.kernels import product, subtract_bf16  # numba: not for those who only do algebra
 
     if isinstance(delta, LowRank):
-        product(delta.left[start:stop], delta.right, np.float32(delta.scale), out.reshape(stop - start, delta.right.shape[1]))
+        product(
+            delta.left[start:stop],
+            delta.right,
+            np.float32(delta.scale),
+            out.reshape(stop - start, delta.right.shape[1]),
+        )
     elif isinstance(delta, Difference) and delta.scale == 1.0 and delta.tuned.code == delta.base.code == "BF16":
         subtract_bf16(delta.tuned.array[start:stop].reshape(-1), delta.base.array[start:stop].reshape(-1), out)
+    elif (held := _in_memory(delta)) is not None:
+        columns = extent(delta.shape)[1]
+        out[:] = held[start * columns : stop * columns]
     else:
         out[:] = delta.rows(start, stop).reshape(-1)
 
@@ -140,14 +155,20 @@ def sample(delta: Delta, stride: int) -> F32:
         return out
     if isinstance(delta, Difference):
         return delta.at(delta.tuned.array.reshape(-1)[::stride], delta.base.array.reshape(-1)[::stride])
+    if (held := _in_memory(delta)) is not None:
+        return held[::stride]
     return np.concatenate([block[-start % stride :: stride] for start, block in _flat_blocks(delta)] or [_NOTHING])
 
 
 def blocks(delta: Delta, size: int) -> Iterator[F32]:
-    """All entries as flat float32 arrays of whole rows, about `size` entries each; each is overwritten by the next.
+    """All entries in order as flat float32 arrays, about `size` entries each; each may be overwritten by the next.
 
     Pages of mapped files are given back behind it when the tensor is large.
     """
+    if (held := _in_memory(delta)) is not None:
+        for start in range(0, held.size, 8 * size):
+            yield held[start : start + 8 * size]
+        return
     rows, columns = extent(delta.shape)
     step = max(1, size // max(1, columns))
     buffer = np.empty(min(step, rows) * columns, np.float32)
@@ -195,12 +216,21 @@ def _parts(delta: Delta) -> Sequence[Delta]:
     return delta.parts if isinstance(delta, Sum) else (delta,)
 
 
+def _in_memory(delta: Delta) -> F32 | None:
+    if not isinstance(delta, Dense) or delta.scale != 1.0 or not isinstance(delta.values, np.ndarray):
+        return None
+    plain = delta.values.dtype == np.float32 and delta.values.flags.c_contiguous
+    return delta.values.reshape(-1) if plain else None
+
+
 def _values(weight: Weight, stored: NDArray[Any]) -> NDArray[Any]:
-    return (stored.astype(np.uint32) << 16).view(np.float32) if weight.code == "BF16" else stored
+    if weight.code == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored
 
 
 def _widened(weight: Weight, stored: NDArray[Any]) -> F32:
-    return _values(weight, stored).astype(np.float32)
+    return np.asarray(_values(weight, stored), np.float32)
 
 
 def _flat_blocks(delta: Delta) -> Iterator[tuple[int, F32]]:

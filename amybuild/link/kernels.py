@@ -62,7 +62,7 @@ def subtract_bf16(tuned: Any, base: Any, out: Any) -> None:
 
 @compiled(fastmath={"contract"})
 def product(left: Any, right: Any, scale: Any, out: Any) -> None:
-    """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; fused multiply-adds over the rank in ascending order."""
+    """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; fused multiply-adds, the rank ascending."""
     m, rank = left.shape
     columns = right.shape[1]
     tall, deep = m // 4 * 4, rank // 4 * 4
@@ -245,7 +245,8 @@ def philox_block(key0: Any, key1: Any, high0: Any, high1: Any, block: Any) -> An
     The counter is (lower, upper word of `block`, high0, high1), the key (key0, key1); all uint64.
     """
     mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    a, b, c, d, k, m = block & mask, block >> shift, high0, high1, key0, key1
+    a, b, c, d = block & mask, block >> shift, high0 & mask, high1 & mask
+    k, m = key0 & mask, key1 & mask  # 32-bit values, visibly so: else no processor multiplies several at once
     for _ in range(10):
         left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
         a, b = (right >> shift) ^ b ^ k, right & mask

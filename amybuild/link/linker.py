@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import ActionError
-from amybuild.link.delta import SPAN, floats, release
+from amybuild.link.delta import SPAN
 from amybuild.link.memo import Memo
 from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe
@@ -28,7 +28,6 @@ from amybuild.link.write import add_rounded
 class Span:
     """Rows [start, stop) of one weight: what one thread does at a time."""
 
-    weight: Weight
     join: Join
     start: int
     stop: int
@@ -37,53 +36,54 @@ class Span:
 class Linker:
     """The merge of `vectors` (bound to the base, sorted by name) over the shards of `base`."""
 
-    def __init__(self, base: Sequence[Shard], vectors: Sequence[TaskVector], recipe: Recipe, memo: Memo | None) -> None:
+    def __init__(self, base: Sequence[Shard], vectors: Sequence[TaskVector], recipe: Recipe, memo: Memo) -> None:
         recipe.strengths.check({vector.name: vector.deltas for vector in vectors})
         self._recipe = recipe
         self._vectors = vectors
-        self._memo = memo or Memo({}, None)
+        self._memo = memo
         self._local = threading.local()
+        self._spare: deque[NDArray[np.uint8]] = deque()
         self._layers = layer_count(base)
         self._tallies: dict[str, Tally] = {}
-        parts = {stored.name: self._parts(stored.name) for _, stored in all_tensors(base)}
-        self.weights = frozenset(name for name, found in parts.items() if found)
         self._joins: dict[str, Join] = {}
-        self._stored = {stored.name: (shard, stored) for shard, stored in all_tensors(base) if parts[stored.name]}
-        for _, stored in self._stored.values():
-            stored.check_float()
         wide = self._global_cuts() if recipe.values.get("scope") == "global" else {}
-        for name in self._stored:
-            cuts = [wide.get(part.vector) or self._memo.get(part.vector, name) for part in parts[name]]
-            self._joins[name] = Join(name, parts[name], recipe, cuts)
+        for shard, stored in all_tensors(base):
+            if parts := self._parts(stored.name):
+                stored.check_float()
+                cuts = [wide.get(part.vector) or memo.get(part.vector, stored.name) for part in parts]
+                self._joins[stored.name] = Join(Weight(shard, stored), parts, recipe, cuts)
+
+    @property
+    def weights(self) -> list[str]:
+        """The weights that change, in file order."""
+        return list(self._joins)
 
     def spans(self, weight: str) -> list[Span]:
-        """The work on one weight, in row order."""
-        place = Weight(*self._stored[weight])
-        return [Span(place, self._joins[weight], *rows) for rows in row_blocks(place.shape, SPAN)]
+        """The work on one weight, in row order; none for a weight that does not change."""
+        join = self._joins[weight]
+        return [Span(join, *rows) for rows in row_blocks(join.weight.shape, SPAN)]
 
     def merged(self, span: Span) -> tuple[NDArray[Any], Tally]:
         """The new values of a span, flat in the base's storage type, and the counts of its merge."""
-        weight, join, recipe = span.weight, span.join, self._recipe
-        join.prepare(lambda: floats(weight, 0, extent(weight.shape)[0]))
-        alphas = np.array([part.alpha for part in join.parts])
+        join, recipe = span.join, self._recipe
+        weight = join.weight
+        join.prepare(self._scratch())
         strength = recipe.lam
         if recipe.strengths.depth is not None:
-            strength *= recipe.strengths.depth.factor(join.weight, self._layers)
-        counts = Counts(alphas)
+            strength *= recipe.strengths.depth.factor(join.name, self._layers)
+        counts = Counts(np.array([part.alpha for part in join.parts]))
         columns = extent(weight.shape)[1]
-        out = np.empty((span.stop - span.start) * columns, weight.array.dtype)
+        out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
         for first, last in row_blocks((span.stop - span.start, columns)):
             start, stop = span.start + first, span.start + last
             kept, merged = join.block(start, stop, self._scratch(), counts.add_raw)
             counts.add_kept(kept, merged)
             add_rounded(weight, start, stop, merged, strength, out[first * columns : last * columns])
-        for part in join.parts:
-            release(part.delta, span.start, span.stop)
-        weight.release(span.start, span.stop)
+        join.finish(span.start, span.stop)
         for part, square in zip(join.parts, counts.gram.diagonal(), strict=True):
             if not np.isfinite(square):
                 raise ActionError(
-                    f"its difference of '{join.weight}' holds values that are not finite numbers",
+                    f"its difference of '{join.name}' holds values that are not finite numbers",
                     where=f"task vector {part.vector}",
                     remedy="its training went astray: train it again",
                 )
@@ -94,10 +94,10 @@ class Linker:
     def count(self, span: Span, tally: Tally) -> None:
         """Enter one span's counts (in file order, so that sums are always taken alike)."""
         tally.tensors = int(span.start == 0)
-        self._tallies.setdefault(layer_of(span.join.weight), Tally(len(self._vectors))).add(tally)
+        self._tallies.setdefault(layer_of(span.join.name), Tally(len(self._vectors))).add(tally)
         for part, cut in zip(span.join.parts, span.join.cuts, strict=True):
             if cut is not None and span.start == 0 and self._recipe.values.get("scope") == "tensor":
-                self._memo.put(part.vector, span.join.weight, cut)
+                self._memo.put(part.vector, span.join.name, cut)
 
     def report(self) -> dict[str, Any]:
         """The account written as `link.json`; vectors in the order of their names."""
@@ -119,7 +119,7 @@ class Linker:
             "scale": [{k: v for k, v in vars(entry).items() if v is not None} for entry in strengths.scale],
             "only": list(strengths.only),
             "depth": vars(strengths.depth) if strengths.depth else None,
-            "tensors_touched": len(self.weights),
+            "tensors_touched": len(self._joins),
             "order": names,
             "vectors": {name: overall.vector(i, names) for i, name in enumerate(names)},
             "cosine": overall.cosines(),
@@ -148,6 +148,23 @@ class Linker:
                 cuts[vector.name] = self._memo.get(vector.name, "") or band(deltas, self._recipe.density, gamma)
                 self._memo.put(vector.name, "", cuts[vector.name])
         return cuts
+
+    def reuse(self, piece: NDArray[Any]) -> None:
+        """Take back the array of a span that has been written: fresh memory costs as much as the merge."""
+        whole = piece
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        self._spare.append(whole)
+
+    def _buffer(self, size: int, kind: Any) -> NDArray[Any]:
+        length = size * np.dtype(kind).itemsize
+        try:
+            whole = self._spare.pop()
+        except IndexError:
+            whole = np.empty(0, np.uint8)
+        if whole.size < length:
+            whole = np.empty(length, np.uint8)
+        return whole[:length].view(kind)
 
     def _scratch(self) -> Scratch:
         found: Scratch | None = getattr(self._local, "scratch", None)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from amybuild.digest import digest_value
 from amybuild.link import kernels
-from amybuild.link.delta import F32, Delta, LowRank, fill
+from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, fill, floats, release
 from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
-from amybuild.link.tensors import extent
+from amybuild.link.tensors import Weight, extent
 
 F64 = NDArray[np.float64]
 Cut = tuple[float, float]  # the least and the largest magnitude that stay
@@ -57,11 +57,13 @@ class Join:
     thread comes first.
     """
 
-    def __init__(self, weight: str, parts: Sequence[Part], recipe: Recipe, cuts: Sequence[Cut | None]) -> None:
+    def __init__(self, weight: Weight, parts: Sequence[Part], recipe: Recipe, cuts: Sequence[Cut | None]) -> None:
         self.weight = weight
+        self.name = weight.stored.name
         self.parts = parts
+        self.cuts = list(cuts)  # one per part; None where the method has none or `prepare` has not run
         self._recipe = recipe
-        self._cuts: list[Cut | None] = list(cuts)
+        self._deltas = [part.delta for part in parts]
         self._alphas = np.array([part.alpha for part in parts])
         self._shares = np.ones(len(parts))
         self._divisors = self._shares
@@ -70,36 +72,50 @@ class Join:
         self._lock = threading.Lock()
         self._ready = False
 
-    @property
-    def cuts(self) -> list[Cut | None]:
-        """The thresholds, one per part; None where the method has none or `prepare` has not run."""
-        return self._cuts
-
-    def prepare(self, base: Any = None) -> None:
-        """Find what holds for the whole weight; `base`: a function giving its float32 values, for matrix methods."""
+    def prepare(self, scratch: Scratch) -> None:
+        """Find what holds for the whole weight, if that has not been done."""
         with self._lock:
             if not self._ready:
-                self._prepare(base)
+                self._prepare(scratch)
                 self._ready = True
 
-    def _prepare(self, base: Any) -> None:
+    def finish(self, start: int, stop: int) -> None:
+        """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
+        self._deltas = [part.delta for part in self.parts]
+        for delta in self._deltas:
+            release(delta, start, stop)
+        self.weight.release(start, stop)
+
+    def _prepare(self, scratch: Scratch) -> None:
         method, values = self._recipe.method, self._recipe.values
         if method.thins in ("trim", "band"):
-            for i, part in enumerate(self.parts):
-                if self._cuts[i] is None:
-                    self._cuts[i] = band([part.delta], self._recipe.density, values.get("gamma", 0.0))
+            self._hold(scratch)
+            for i, delta in enumerate(self._deltas):
+                if self.cuts[i] is None:
+                    self.cuts[i] = band([delta], self._recipe.density, values.get("gamma", 0.0))
         elif method.thins == "spread":
-            self._weigh_by_energy()
+            self._weigh_by_energy(scratch)
         elif method.thins == "random":
             self._alphas = self._alphas / self._recipe.density
-        if method.matrix is not None and _is_matrix(self.weight, self.parts):
-            deltas, alphas = [part.delta for part in self.parts], self._alphas.tolist()
-            self._result = method.matrix.merge(base() if method.matrix.needs_base else None, deltas, alphas, values)
+        if method.matrix is not None and _is_matrix(self.name, self._deltas):
+            base = floats(self.weight, 0, self.weight.shape[0]) if method.matrix.needs_base else None
+            self._result = method.matrix.merge(base, self._deltas, self._alphas.tolist(), values)
         divide = values.get("divide")
         if divide == "weights":
             self._divisors = np.abs([part.alpha for part in self.parts])
         elif divide == "none":
             self._divisors = np.zeros(len(self.parts))
+
+    def _hold(self, scratch: Scratch) -> None:
+        # differences that are looked at several times are found once when all of them are small: such a weight is one
+        # span, so that the thread that holds them is the one that merges them
+        rows, columns = extent(self.weight.shape)
+        missing = any(cut is None for cut in self.cuts)
+        if missing and self._recipe.density < 1 and len(self.parts) * rows * columns <= SPAN:
+            held = scratch.matrix("held", len(self.parts), rows * columns)
+            for values, part in zip(held, self.parts, strict=True):
+                fill(part.delta, 0, rows, values)
+            self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
 
     def block(self, start: int, stop: int, scratch: Scratch, look: Callable[[F32], None] | None) -> tuple[F32, F64]:
         """Rows [start, stop): what stays of each vector, float32 [n, entries], and the merge, float64 [entries].
@@ -107,10 +123,8 @@ class Join:
         lambda is not yet in. The arrays are the scratch's, so the next block of the thread overwrites them. `look` is
         called with the differences before any entry is dropped.
         """
-        columns = extent(self.parts[0].delta.shape)[1]
-        kept = scratch.matrix("kept", len(self.parts), (stop - start) * columns)
-        for row, part in zip(kept, self.parts, strict=True):
-            fill(part.delta, start, stop, row)
+        columns = extent(self.weight.shape)[1]
+        kept = self._filled(start, stop, scratch)
         if look is not None:
             look(kept)
         merged = scratch.vector("merged", kept.shape[1])
@@ -120,6 +134,12 @@ class Join:
             self._thin(kept, start * columns, columns, scratch)
             self._sum(kept, merged)
         return kept, merged
+
+    def _filled(self, start: int, stop: int, scratch: Scratch) -> F32:
+        kept = scratch.matrix("kept", len(self.parts), (stop - start) * extent(self.weight.shape)[1])
+        for row, delta in zip(kept, self._deltas, strict=True):
+            fill(delta, start, stop, row)
+        return kept
 
     def _sum(self, kept: F32, merged: F64) -> None:
         if self._recipe.method.elects:
@@ -138,13 +158,13 @@ class Join:
             kernels.spread(kept, self._alphas, variance)
             kernels.keep_where(kept, variance, np.float32(self._least))
         elif method.thins in ("trim", "band"):
-            for row, cut in zip(kept, self._cuts, strict=True):
+            for row, cut in zip(kept, self.cuts, strict=True):
                 if cut is not None and cut != ALL:
                     kernels.trim(row, np.float32(cut[0]), np.float32(cut[1]))
         elif method.thins in ("random", "ranks") and self._recipe.density < 1:
             words = scratch.vector("words", kept.shape[1], np.uint32)
             for row, part in zip(kept, self.parts, strict=True):
-                kernels.philox(*stream(values["seed"], part.vector, self.weight), first, words)
+                kernels.philox(*stream(values["seed"], part.vector, self.name), first, words)
                 if method.thins == "random":
                     kernels.drop(row, words, np.uint64(np.ceil(self._recipe.density * 2.0**32)))
                 else:
@@ -160,18 +180,14 @@ class Join:
         ranks += self._recipe.density - epsilon
         return ranks
 
-    def _weigh_by_energy(self) -> None:
+    def _weigh_by_energy(self, scratch: Scratch) -> None:
         # SCE: threshold on the variance over the vectors, then each vector's share is its remaining energy
-        spread = _Spread([part.delta for part in self.parts], self._alphas)
         if self._recipe.density < 1:
-            self._least = band([spread], self._recipe.density)[0]
+            self._least = band([_Spread(self._deltas, self._alphas)], self._recipe.density)[0]
         energy = np.zeros(len(self.parts))
-        scratch = Scratch()
-        for start, stop in row_blocks(self.parts[0].delta.shape):
-            columns = extent(self.parts[0].delta.shape)[1]
-            kept = scratch.matrix("kept", len(self.parts), (stop - start) * columns)
-            for row, part in zip(kept, self.parts, strict=True):
-                fill(part.delta, start, stop, row)
+        columns = extent(self.weight.shape)[1]
+        for start, stop in row_blocks(self.weight.shape):
+            kept = self._filled(start, stop, scratch)
             self._thin(kept, start * columns, columns, scratch)
             wide = self._alphas[:, None] * kept
             energy += np.einsum("ij,ij->i", wide, wide)
@@ -196,10 +212,10 @@ class _Spread:
         return out.reshape(stop - start, -1)
 
 
-def _is_matrix(weight: str, parts: Sequence[Part]) -> bool:
+def _is_matrix(name: str, deltas: Sequence[Delta]) -> bool:
     # the papers' code leaves vocabulary-sized weights alone; low-rank ones cost nothing and are linear like others
-    low = all(isinstance(part.delta, LowRank) for part in parts)
-    return len(parts[0].delta.shape) == 2 and (low or not _VOCABULARY.search(weight))
+    low = all(isinstance(delta, LowRank) for delta in deltas)
+    return len(deltas[0].shape) == 2 and (low or not _VOCABULARY.search(name))
 
 
 class Scratch:

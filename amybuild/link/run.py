@@ -68,7 +68,7 @@ def link(
     vectors = [read_vector(paths[name], name, shards).bind(shapes) for name in sorted(paths)]
     known = Memo(_keys(recipe, digests or {}), memo)
     linker = Linker(shards, vectors, recipe, known)
-    names = [stored.name for _, stored in all_tensors(shards) if stored.name in linker.weights]
+    names = dict.fromkeys(linker.weights)
     merged = in_order(linker.merged, [span for name in names for span in linker.spans(name)], workers)
     done = 0
     progress(done, len(names))
@@ -79,13 +79,14 @@ def link(
             piece, tally = next(merged)
             linker.count(span, tally)
             yield piece
+            linker.reuse(piece)
         done += 1
         progress(done, len(names), tensor=stored.name)
 
     copy_others(inputs["base"], out, (REPORT,))
     with contextlib.closing(merged):
         for shard in shards:
-            write_shard(shard, out / shard.path.name, lambda one: pieces(one) if one.name in linker.weights else None)
+            write_shard(shard, out / shard.path.name, lambda one: pieces(one) if one.name in names else None)
     report = json.dumps(linker.report(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (out / REPORT).write_text(report, encoding="utf-8")
     known.save()

@@ -11,9 +11,12 @@ from amybuild.link.counting import collect, count, high_bits, low_bits
 from amybuild.link.delta import F32, Delta, blocks, sample
 
 _SMALL = 1 << 15
-_SAMPLE = 1 << 12
+_SAMPLE = 1 << 13
 _BLOCK = 1 << 17
 _GUESSES = 2
+_OFTEN = 8
+_SIGMAS = 3.0
+_FEW = 1 << 10
 
 
 def kept_count(density: float, size: int) -> int:
@@ -24,58 +27,76 @@ def kept_count(density: float, size: int) -> int:
 def kth_largest(deltas: Sequence[Delta], k: int) -> float:
     """The k-th largest |entry| (1 <= k <= size) of the differences taken together, exactly, as float32.
 
-    Values that repeat (differences of 16-bit weights: a few per cent of all entries are equal to the answer) are guessed
-    and verified by one counting pass. Else a bracket from the sample is collected and searched, and the counts prove
-    that the answer lies in it. When neither holds, two histogram passes over the bits find it. Entries must not be NaN.
+    Values that repeat (in differences of 16-bit weights a few per cent of all entries equal the answer) are guessed
+    and verified by one counting pass. Else a bracket from the sample is narrowed by counting and collected, and the
+    counts prove that the answer lies in it. When neither holds, two histogram passes over the bits find it. Entries
+    must not be NaN.
     """
     size = sum(math.prod(delta.shape) for delta in deltas)
     if size <= _SMALL:
         every = np.concatenate([np.abs(block) for delta in deltas for block in blocks(delta, _BLOCK)])
         return float(np.partition(every, size - k)[size - k])
     stride = max(1, size // _SAMPLE) | 1  # odd: row lengths are even, so that the sample does not stay in a few columns
-    seen = np.sort(np.abs(np.concatenate([sample(delta, stride) for delta in deltas])))
+    seen = np.abs(np.concatenate([sample(delta, stride) for delta in deltas]))
     found = _guess(deltas, k, size, seen)
     if found is None:
         found = _bracket(deltas, k, size, seen)
     return _by_bits(deltas, k) if found is None else found
 
 
+def _count(deltas: Sequence[Delta], low: np.float32, high: np.float32) -> tuple[int, int]:
+    """How many magnitudes are above `high`, and how many at or above `low`."""
+    above = reach = 0
+    for delta in deltas:
+        for block in blocks(delta, _BLOCK):
+            more, same = count(block, low, high)
+            above, reach = above + more, reach + same
+    return above, reach
+
+
 def _guess(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | None:
-    place = seen.size - 1 - min(seen.size - 1, int(k / size * seen.size))
+    place = _place(k / size, seen)
+    cut = np.partition(seen, place)[place]
     for _ in range(_GUESSES):
-        cut = seen[place]
-        first, last = int(np.searchsorted(seen, cut, "left")), int(np.searchsorted(seen, cut, "right"))
-        if last - first < 4:
+        if np.count_nonzero(seen == cut) < _OFTEN:
             return None  # values hardly repeat: no single one is likely to be the answer
-        above = reach = 0
-        for delta in deltas:
-            for block in blocks(delta, _BLOCK):
-                more, same = count(block, cut)
-                above, reach = above + more, reach + same
+        above, reach = _count(deltas, cut, cut)
         if above < k <= reach:
             return float(cut)
-        place = last if k <= above else first - 1
-        if not 0 <= place < seen.size:
+        beside = seen[seen > cut] if k <= above else seen[seen < cut]
+        if not beside.size:
             return None
+        cut = beside.min() if k <= above else beside.max()
     return None
+
+
+def _place(share: float, seen: F32) -> int:
+    # where the share-th largest would be, were the sample sorted
+    return min(seen.size - 1, max(0, int((1 - share) * seen.size)))
 
 
 def _bracket(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | None:
     share = k / size
-    slack = 4.0 * math.sqrt(max(share * (1 - share), 1 / seen.size) * seen.size) + 2
-    middle = (1 - share) * seen.size
-    low, high = seen[max(0, int(middle - slack))], seen[min(seen.size - 1, int(middle + slack))]
-    inside = np.empty(size // 4 + _SAMPLE, np.float32)  # what is not written to costs nothing
-    above = at = 0
+    slack = _SIGMAS * math.sqrt(max(share * (1 - share), 1 / seen.size) / seen.size) + 2 / seen.size
+    places = [_place(share + slack, seen), _place(share - slack, seen)]
+    low, high = np.partition(seen, places)[places]
+    above, reach = _count(deltas, low, high)
+    if not above < k <= reach:
+        return None
+    if reach - above > _FEW:  # between two known ranks the magnitudes are nearly evenly spread: look near the k-th
+        inside = reach - above
+        at, off = (reach - k) / inside, 4 / math.sqrt(inside)
+        near = [np.float32(low + (high - low) * min(1.0, max(0.0, at + side * off))) for side in (-1, 1)]
+        higher, wider = _count(deltas, near[0], near[1])
+        if higher < k <= wider:
+            low, high, above, reach = near[0], near[1], higher, wider
+    found = np.empty(reach - above + 2 * _FEW, np.float32)
+    at_place = 0
     for delta in deltas:
         for block in blocks(delta, _BLOCK):
-            more, at = collect(block, low, high, inside, at)
-            above += more
-            if at < 0:
-                return None
-    if above < k <= above + at:
-        return float(np.partition(inside[:at], at - (k - above))[at - (k - above)])
-    return None
+            at_place = collect(block, low, high, found, at_place)
+    place = reach - k
+    return float(np.partition(found[:at_place], place)[place])
 
 
 def _by_bits(deltas: Sequence[Delta], k: int) -> float:

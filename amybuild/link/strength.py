@@ -21,7 +21,7 @@ def layer_of(weight: str) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """`{match = "*.mlp.*", factor = 0.5, vector = "name"}`: a factor on the weights that match (of one vector, or all)."""
+    """`{match = "*.mlp.*", factor = 0.5, vector = "name"}`: a factor where the glob matches, for one vector or all."""
 
     match: str
     factor: float

@@ -1,4 +1,4 @@
-"""Task vectors as values with algebra, read from whatever holds one: an adapter, a fine-tuned checkpoint, differences."""
+"""Task vectors as values with algebra, read from what holds one: an adapter, a checkpoint, differences."""
 
 from __future__ import annotations
 
@@ -89,8 +89,9 @@ def _stored_name(weight: str, names: Iterable[str], where: str) -> str:
 def read_vector(folder: Path, name: str, base: Sequence[Shard] = ()) -> TaskVector:
     """The task vector an artifact folder holds; nothing dense is read yet.
 
-    A PEFT adapter (`adapter_config.json`), differences by weight name (`delta.safetensors`), or a fine-tuned checkpoint
-    in Hugging Face's layout, which is compared with `base`, the shards of the model it comes from. Raises `ActionError`.
+    A PEFT adapter (`adapter_config.json`), differences by weight name (`delta.safetensors`), or a fine-tuned
+    checkpoint in Hugging Face's layout, which is compared with `base`, the shards of the model it comes from. Raises
+    `ActionError`.
     """
     where = f"task vector {name}"
     if (folder / ADAPTER).is_file() or not (folder.is_dir() and _holds_weights(folder)):

@@ -60,7 +60,7 @@ def write_floats(
 def add_rounded(
     weight: Weight, start: int, stop: int, merged: NDArray[np.float64], strength: float, out: NDArray[Any]
 ) -> None:
-    """Rows [start, stop) of a weight + strength * merged, in float64, rounded once to its dtype (nearest, ties to even).
+    """Rows [start, stop) of a weight + strength * merged in float64, rounded once to its dtype (nearest, ties to even).
 
     Where there is nothing to add the base's bits stay (-0.0 + 0.0 would be +0.0). `out`: flat, in the storage type.
     """
