@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amybuild.errors import InputError, did_you_mean
+from amybuild.errors import ActionError, InputError, did_you_mean
 from amybuild.link import spectral, sphere
-from amybuild.link.delta import Delta
+from amybuild.link.delta import Delta, LowRank
+from amybuild.link.tensors import extent
 
 Setting = float | bool | str
 
@@ -59,9 +60,21 @@ class MatrixMethod:
         """What is added to the base: low-rank where all differences are and the base is not in it, else dense.
 
         `base` float32 [out, in] or None; `weights` absolute strengths, one per difference; `params` as in `settings`.
+        Raises `ActionError` when a difference holds an infinity or a NaN.
         """
         self.check(params)
+        if not all(_finite(delta) for delta in deltas):  # asked first: LAPACK may never return from an infinity
+            raise ActionError(
+                "a difference holds values that are not finite numbers",
+                where=f"link method {self.name}",
+                remedy="look at the vectors' norms in the report: one of them was trained or stored wrongly",
+            )
         return self.function(base, deltas, weights, **params)
+
+
+def _finite(delta: Delta) -> bool:
+    parts = (delta.left, delta.right) if isinstance(delta, LowRank) else (delta.rows(0, extent(delta.shape)[0]),)
+    return all(bool(np.isfinite(part).all()) for part in parts)
 
 
 _ROWS = (

@@ -206,6 +206,13 @@ def test_zero_and_oversized_ranks(tmp_path: Path) -> None:
         write_adapter(tmp_path, vectors(), 2, dtype="F8_E4M3")
 
 
+@pytest.mark.parametrize("name", [UP, "model.norm.weight"])
+def test_values_that_are_no_numbers_are_told(tmp_path: Path, name: str) -> None:
+    bad = {**vectors(), name: Dense(np.full((12, 8) if name == UP else 8, np.nan, np.float32))}
+    with pytest.raises(ActionError, match=f"'{name}' holds values that are not finite"):
+        write_adapter(tmp_path, bad, 2)
+
+
 def test_what_cannot_be_held(tmp_path: Path) -> None:
     with pytest.raises(ActionError, match="none of the linked weights"):
         write_adapter(tmp_path, {"model.norm.weight": Dense(np.ones(8, np.float32))})

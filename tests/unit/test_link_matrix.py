@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from amybuild.errors import InputError
-from amybuild.link.delta import dense
+from amybuild.errors import ActionError, InputError
+from amybuild.link.delta import Dense, LowRank, dense
 from amybuild.link.matrix import MATRIX_METHODS
 from tests.matrices import ordinary
 
@@ -45,3 +45,16 @@ def test_wrong_settings_are_told(name: str, params: dict[str, object], told: str
     with pytest.raises(InputError) as caught:
         MATRIX_METHODS[name].merge(case.base, case.low, case.alphas, params)  # type: ignore[arg-type]
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", sorted(MATRIX_METHODS))
+def test_values_that_are_no_numbers_are_told(name: str, bad: float) -> None:
+    row, case = MATRIX_METHODS[name], ordinary(count=2)
+    left = case.low[0].left.copy()
+    left[0, 0] = bad
+    values = dense(case.low[0]).copy()
+    values[0, 0] = bad
+    for wrong in (LowRank(left, case.low[0].right), Dense(values)):
+        with pytest.raises(ActionError, match="not finite"):
+            row.merge(case.base, [wrong, case.low[1]], [1.0, 1.0], {})
