@@ -32,7 +32,7 @@ RULES: Mapping[str, Rule] = {
         Rule("labels", "amybuild.actions.labels:run"),
         Rule("activations", "amybuild.actions.activations:run", _MODEL, heavy=True),
         Rule("vectors", "amybuild.actions.vectors:run", ("torch", "safetensors")),
-        Rule("link", "amybuild.link.run:run", ("torch", "safetensors"), heavy=True),
+        Rule("link", "amybuild.link.run:run", ("numpy", "numba"), heavy=True),
         Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, heavy=True),
     )
 }

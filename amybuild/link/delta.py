@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from amybuild.link.tensors import Weight, extent
 
 F32 = NDArray[np.float32]
+SPAN = 1 << 22  # entries after which pages are given back, so that a huge tensor is never in memory at once
 
 
 @runtime_checkable
@@ -41,12 +42,9 @@ class LowRank:
 
     def rows(self, start: int, stop: int) -> F32:
         """Each entry is the sum over the rank in ascending order, then times the scale, in float32."""
-        return (self.left[start:stop] @ self.right) * np.float32(self.scale)
-
-    def __mul__(self, factor: float) -> LowRank:
-        return LowRank(self.left, self.right, self.scale * factor)
-
-    __rmul__ = __mul__
+        out = np.empty((stop - start, self.right.shape[1]), np.float32)
+        fill(self, start, stop, out)
+        return out
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,6 @@ class Dense:
             found = self.values.reshape(extent(self.shape))[start:stop].astype(np.float32)
         return found if self.scale == 1.0 else found * np.float32(self.scale)
 
-    def __mul__(self, factor: float) -> Dense:
-        return Dense(self.values, self.scale * factor)
-
-    __rmul__ = __mul__
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -86,13 +79,12 @@ class Difference:
         return self.tuned.shape
 
     def rows(self, start: int, stop: int) -> F32:
-        found = floats(self.tuned, start, stop) - floats(self.base, start, stop)
+        if "F64" in (self.tuned.code, self.base.code):
+            wide = _wide(self.tuned.array[start:stop], self.tuned) - _wide(self.base.array[start:stop], self.base)
+            found = wide.astype(np.float32)
+        else:
+            found = floats(self.tuned, start, stop) - floats(self.base, start, stop)
         return found if self.scale == 1.0 else found * np.float32(self.scale)
-
-    def __mul__(self, factor: float) -> Difference:
-        return Difference(self.tuned, self.base, self.scale * factor)
-
-    __rmul__ = __mul__
 
 
 @dataclass(frozen=True)
@@ -111,23 +103,79 @@ class Sum:
             total = total + part.rows(start, stop)
         return total
 
-    def __mul__(self, factor: float) -> Sum:
-        return Sum(tuple(part * factor for part in self.parts))  # type: ignore[operator]
-
-    __rmul__ = __mul__
-
 
 def floats(weight: Weight, start: int, stop: int) -> F32:
     """Rows [start, stop) of a stored weight as float32."""
-    rows = weight.array[start:stop]
-    if weight.stored.code == "BF16":
-        return (rows.astype(np.uint32) << 16).view(np.float32)
-    return rows.astype(np.float32)
+    return _widened(weight, weight.array[start:stop])
 
 
 def dense(delta: Delta) -> F32:
     """The whole difference, float32, in its weight's shape."""
     return delta.rows(0, extent(delta.shape)[0]).reshape(delta.shape)
+
+
+def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
+    """Write rows [start, stop) into `out`, flat float32: `rows` without a copy where that matters."""
+    from amybuild.link.kernels import product, subtract_bf16  # numba: not for those who only do algebra
+
+    if isinstance(delta, LowRank):
+        product(delta.left[start:stop], delta.right, np.float32(delta.scale), out.reshape(stop - start, -1))
+    elif isinstance(delta, Difference) and delta.scale == 1.0 and delta.tuned.code == delta.base.code == "BF16":
+        subtract_bf16(delta.tuned.array[start:stop].reshape(-1), delta.base.array[start:stop].reshape(-1), out)
+    else:
+        out[:] = delta.rows(start, stop).reshape(-1)
+
+
+def sample(delta: Delta, stride: int) -> F32:
+    """The entries at the flat places 0, stride, 2 * stride …, as `rows` gives them."""
+    rows, columns = extent(delta.shape)
+    if isinstance(delta, LowRank):
+        from amybuild.link.kernels import product_at
+
+        out = np.empty(-(-rows * columns // stride), np.float32)
+        product_at(delta.left, delta.right, np.float32(delta.scale), stride, out)
+        return out
+    if isinstance(delta, Difference):
+        tuned, base = (_widened(weight, weight.array.reshape(-1)[::stride]) for weight in (delta.tuned, delta.base))
+        return (tuned - base) * np.float32(delta.scale)
+    return np.concatenate([block[-start % stride :: stride] for start, block in _flat_blocks(delta)] or [_NOTHING])
+
+
+def blocks(delta: Delta, size: int) -> Iterator[F32]:
+    """All entries as flat float32 arrays of whole rows, about `size` entries each; each is overwritten by the next.
+
+    Pages of mapped files are given back behind it when the tensor is large.
+    """
+    rows, columns = extent(delta.shape)
+    step = max(1, size // max(1, columns))
+    buffer = np.empty(min(step, rows) * columns, np.float32)
+    behind = 0
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        out = buffer[: (stop - start) * columns]
+        fill(delta, start, stop, out)
+        yield out
+        if (stop - behind) * columns >= SPAN:
+            release(delta, behind, stop)
+            behind = stop
+
+
+def release(delta: Delta, start: int, stop: int) -> None:
+    """Give back the mapped pages of rows [start, stop)."""
+    for part in _parts(delta):
+        if isinstance(part, Difference):
+            part.tuned.release(start, stop)
+            part.base.release(start, stop)
+        elif isinstance(part, Dense) and isinstance(part.values, Weight):
+            part.values.release(start, stop)
+
+
+def scaled(delta: Delta, factor: float) -> Delta:
+    """factor * delta; the factor is applied last, in float32."""
+    if isinstance(delta, Sum):
+        return Sum(tuple(scaled(part, factor) for part in delta.parts))
+    assert isinstance(delta, LowRank | Dense | Difference)
+    return replace(delta, scale=delta.scale * factor)
 
 
 def added(one: Delta, other: Delta) -> Delta:
@@ -138,5 +186,25 @@ def added(one: Delta, other: Delta) -> Delta:
     return Sum((*_parts(one), *_parts(other)))
 
 
+_NOTHING = np.empty(0, np.float32)
+
+
 def _parts(delta: Delta) -> Sequence[Delta]:
     return delta.parts if isinstance(delta, Sum) else (delta,)
+
+
+def _widened(weight: Weight, values: NDArray[Any]) -> F32:
+    if weight.code == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def _wide(values: NDArray[Any], weight: Weight) -> NDArray[np.float64]:
+    return (_widened(weight, values) if weight.code == "BF16" else values).astype(np.float64)
+
+
+def _flat_blocks(delta: Delta) -> Iterator[tuple[int, F32]]:
+    start = 0
+    for block in blocks(delta, 1 << 17):
+        yield start, block
+        start += block.size

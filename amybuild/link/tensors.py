@@ -47,9 +47,14 @@ class Stored:
     start: int
     stop: int
 
+    @property
+    def is_float(self) -> bool:
+        """Whether it is float16, bfloat16, float32 or float64: differences can be taken of it and added to it."""
+        return self.code in FLOATS
+
     def check_float(self, where: str = "base") -> None:
-        """Raise `ActionError` when differences cannot be taken of this tensor or added to it."""
-        if self.code not in FLOATS:
+        """Raise `ActionError` when it is anything else (quantised, an integer)."""
+        if not self.is_float:
             raise ActionError(
                 f"cannot add task vectors to '{self.name}': it is stored as {self.code}",
                 where=where,
@@ -71,6 +76,10 @@ class Shard:
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
+    def raw(self, stored: Stored) -> NDArray[np.uint8]:
+        """A tensor's bytes, in place."""
+        return np.frombuffer(self.map, np.uint8, stored.stop - stored.start, stored.start)
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -82,6 +91,11 @@ class Weight:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.stored.shape
+
+    @property
+    def code(self) -> str:
+        """Its dtype as safetensors names it."""
+        return self.stored.code
 
     @cached_property
     def array(self) -> NDArray[Any]:

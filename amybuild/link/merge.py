@@ -1,0 +1,229 @@
+"""The merge of one weight, block by block: its thresholds, the entries that stay, the election, the sum."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amybuild.digest import digest_value
+from amybuild.link import kernels
+from amybuild.link.delta import F32, Delta, fill
+from amybuild.link.methods import Recipe
+from amybuild.link.select import kept_count, kth_largest
+from amybuild.link.tensors import extent
+
+F64 = NDArray[np.float64]
+Cut = tuple[float, float]  # the least and the largest magnitude that stay
+ALL: Cut = (0.0, float("inf"))
+_BLOCK = 1 << 16  # entries merged at a time: the working set of four vectors stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Part:
+    """One vector's share in one weight."""
+
+    place: int  # of the vector in the order of names
+    vector: str
+    delta: Delta
+    alpha: float  # its strength on this weight, not 0
+
+
+def band(delta: Sequence[Delta], density: float, gamma: float = 0.0) -> Cut:
+    """The magnitudes that stay of one or several differences taken together: k = max(1, int(density * n)) of n entries.
+
+    From the k-th largest on, both ends inclusive: entries equal to an end all stay, so no sort order matters. With
+    `gamma` (Breadcrumbs, arXiv 2312.06795) the int(gamma * n) largest go first; outlier removal gives way where it
+    would leave fewer than k.
+    """
+    size = sum(int(np.prod(extent(one.shape))) for one in delta)
+    if density >= 1.0 or size == 0:
+        return ALL
+    k = kept_count(density, size)
+    top = min(int(gamma * size), size - k)
+    return kth_largest(delta, top + k), (kth_largest(delta, top + 1) if top else ALL[1])
+
+
+class Join:
+    """One weight and the vectors that act on it, in the order of their names.
+
+    What holds for the whole weight (thresholds, SCE's shares, a matrix method's result) is found once, by whichever
+    thread comes first.
+    """
+
+    def __init__(self, weight: str, parts: Sequence[Part], recipe: Recipe, cuts: Sequence[Cut | None]) -> None:
+        self.weight = weight
+        self.parts = parts
+        self._recipe = recipe
+        self._cuts: list[Cut | None] = list(cuts)
+        self._alphas = np.array([part.alpha for part in parts])
+        self._shares = np.ones(len(parts))
+        self._divisors = self._shares
+        self._least = 0.0  # SCE's threshold on the variance
+        self._result: Delta | None = None  # of a matrix method
+        self._lock = threading.Lock()
+        self._ready = False
+
+    @property
+    def cuts(self) -> list[Cut | None]:
+        """The thresholds, one per part; None where the method has none or `prepare` has not run."""
+        return self._cuts
+
+    def prepare(self, base: Any = None) -> None:
+        """Find what holds for the whole weight; `base`: a function giving its float32 values, for matrix methods."""
+        with self._lock:
+            if not self._ready:
+                self._prepare(base)
+                self._ready = True
+
+    def _prepare(self, base: Any) -> None:
+        method, values, shape = self._recipe.method, self._recipe.values, self.parts[0].delta.shape
+        if method.thins in ("trim", "band"):
+            for i, part in enumerate(self.parts):
+                if self._cuts[i] is None:
+                    self._cuts[i] = band([part.delta], self._recipe.density, values.get("gamma", 0.0))
+        elif method.thins == "spread":
+            self._weigh_by_energy()
+        elif method.thins == "random":
+            self._alphas = self._alphas / self._recipe.density
+        if method.matrix and len(shape) == 2:
+            module, name = method.matrix.split(":")
+            function = getattr(importlib.import_module(f"amybuild.link.{module}"), name)
+            self._result = function(base(), [part.delta for part in self.parts], self._alphas.tolist(), **values)
+        divide = values.get("divide")
+        if divide == "weights":
+            self._divisors = np.abs([part.alpha for part in self.parts])
+        elif divide == "none":
+            self._divisors = np.zeros(len(self.parts))
+
+    def block(self, start: int, stop: int, scratch: Scratch, look: Callable[[F32], None] | None) -> tuple[F32, F64]:
+        """Rows [start, stop): what stays of each vector, float32 [n, entries], and the merge, float64 [entries].
+
+        lambda is not yet in. The arrays are the scratch's, so the next block of the thread overwrites them. `look` is
+        called with the differences before any entry is dropped.
+        """
+        columns = extent(self.parts[0].delta.shape)[1]
+        kept = scratch.matrix("kept", len(self.parts), (stop - start) * columns)
+        for row, part in zip(kept, self.parts, strict=True):
+            fill(part.delta, start, stop, row)
+        if look is not None:
+            look(kept)
+        merged = scratch.vector("merged", kept.shape[1])
+        if self._result is not None:
+            merged[:] = self._result.rows(start, stop).reshape(-1)
+        else:
+            self._thin(kept, start * columns, columns, scratch)
+            self._sum(kept, merged)
+        return kept, merged
+
+    def _sum(self, kept: F32, merged: F64) -> None:
+        if self._recipe.method.elects:
+            by_count = self._recipe.values.get("elect") == "count"
+            kernels.disjoint(kept, self._alphas, self._shares, self._divisors, by_count, merged)
+        else:
+            kernels.total(kept, self._alphas, merged)
+
+    def _thin(self, kept: F32, first: int, columns: int, scratch: Scratch) -> None:
+        """Zero what does not stay; `first`: the flat place of the block's first entry."""
+        method, values = self._recipe.method, self._recipe.values
+        if method.thins == "consensus":
+            kernels.consensus(kept, self._alphas, values["need"], min(values["agree"], len(self.parts)))
+        elif method.thins == "spread" and self._recipe.density < 1:
+            variance = scratch.vector("variance", kept.shape[1], np.float32)
+            kernels.spread(kept, self._alphas, variance)
+            kernels.keep_where(kept, variance, np.float32(self._least))
+        elif method.thins in ("trim", "band"):
+            for row, cut in zip(kept, self._cuts, strict=True):
+                if cut is not None and cut != ALL:
+                    kernels.trim(row, np.float32(cut[0]), np.float32(cut[1]))
+        elif method.thins in ("random", "ranks") and self._recipe.density < 1:
+            words = scratch.vector("words", kept.shape[1], np.uint32)
+            for row, part in zip(kept, self.parts, strict=True):
+                kernels.philox(*stream(values["seed"], part.vector, self.weight), first, words)
+                if method.thins == "random":
+                    kernels.drop(row, words, np.uint64(np.ceil(self._recipe.density * 2.0**32)))
+                else:
+                    kernels.thin(row, words, self._chances(row, columns, scratch))
+
+    def _chances(self, row: F32, columns: int, scratch: Scratch) -> F64:
+        # DELLA: by rank of the magnitude within its row, density - epsilon … density + epsilon
+        magnitudes = np.abs(row).reshape(-1, columns)
+        ranks = scratch.vector("ranks", row.size, np.float64)
+        kernels.middle_ranks(magnitudes, np.argsort(magnitudes, axis=1), ranks.reshape(-1, columns))
+        epsilon = self._recipe.values["epsilon"]
+        return np.add(self._recipe.density - epsilon, 2 * epsilon * ranks, out=ranks)
+
+    def _weigh_by_energy(self) -> None:
+        # SCE: threshold on the variance over the vectors, then each vector's share is its remaining energy
+        spread = _Spread([part.delta for part in self.parts], self._alphas)
+        if self._recipe.density < 1:
+            self._least = band([spread], self._recipe.density)[0]
+        energy = np.zeros(len(self.parts))
+        scratch = Scratch()
+        for start, stop in row_blocks(self.parts[0].delta.shape):
+            columns = extent(self.parts[0].delta.shape)[1]
+            kept = scratch.matrix("kept", len(self.parts), (stop - start) * columns)
+            for row, part in zip(kept, self.parts, strict=True):
+                fill(part.delta, start, stop, row)
+            self._thin(kept, start * columns, columns, scratch)
+            wide = self._alphas[:, None] * kept
+            energy += np.einsum("ij,ij->i", wide, wide)
+        self._shares = self._divisors = energy
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The variance over the vectors of each entry, seen as a difference so that it can be selected from."""
+
+    deltas: Sequence[Delta]
+    alphas: F64
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.deltas[0].shape
+
+    def rows(self, start: int, stop: int) -> F32:
+        found = np.stack([delta.rows(start, stop).reshape(-1) for delta in self.deltas])
+        out = np.empty(found.shape[1], np.float32)
+        kernels.spread(found, self.alphas, out)
+        return out.reshape(stop - start, -1)
+
+
+class Scratch:
+    """Arrays of one thread that are used again and again."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def vector(self, name: str, size: int, kind: Any = np.float64) -> NDArray[Any]:
+        """An array [size] with undefined content."""
+        found = self._arrays.get(name)
+        if found is None or found.size < size:
+            found = self._arrays[name] = np.empty(size, kind)
+        return found[:size]
+
+    def matrix(self, name: str, rows: int, columns: int) -> F32:
+        """A float32 array [rows, columns] with undefined content."""
+        return self.vector(name, rows * columns, np.float32).reshape(rows, columns)
+
+
+def row_blocks(shape: Sequence[int], size: int | None = None) -> list[tuple[int, int]]:
+    """Row ranges of a weight of about `size` entries each (default: what is merged at a time), at least one row."""
+    rows, columns = extent(shape)
+    step = max(1, (size or _BLOCK) // max(1, columns))
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def stream(seed: int, vector: str, weight: str) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:
+    """Philox's key and the upper half of its counter, for one vector's random numbers on one weight.
+
+    blake3 of (seed, vector, weight): no number depends on the order, the threads, or what else is linked.
+    """
+    digest = bytes.fromhex(digest_value("link.random", [seed, vector, weight]))[:16]
+    a, b, c, d = np.frombuffer(digest, "<u4")
+    return a, b, c, d
