@@ -18,6 +18,7 @@ import numpy as np
 
 from amybuild.errors import ActionError, InputError
 from amybuild.link.delta import Delta, LowRank
+from amybuild.link.finite import REMEDY
 from amybuild.link.truncate import Factors, missing, norm, truncate
 
 WEIGHTS = "adapter_model.safetensors"
@@ -153,7 +154,7 @@ def _finite_norm(name: str, delta: Delta) -> float:
         raise ActionError(
             f"the merged difference of '{name}' holds values that are not finite numbers",
             where="link",
-            remedy="look at the vectors' norms in the report: one of them was trained or stored wrongly",
+            remedy=REMEDY,
         )
     return size
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from amybuild.errors import InputError
 from amybuild.link.delta import Delta, Dense, LowRank
+from amybuild.link.finite import check_finite
 
 Array = NDArray[np.float64]
 Base = NDArray[np.float32] | None
@@ -78,8 +79,9 @@ class Points:
 
 
 def points(base: Base, deltas: Sequence[Delta], weights: Sequence[float]) -> Points:
-    """The points of a merge; a base of None leaves the differences themselves."""
+    """The points of a merge; a base of None leaves the differences. Raises `ActionError` for values not finite."""
     found = [(delta, float(weight)) for delta, weight in zip(deltas, weights, strict=True) if weight != 0]
+    check_finite((delta for delta, _ in found), "link")
     shape = (deltas[0].shape[0], deltas[0].shape[1])
     return Points([delta for delta, _ in found], [weight for _, weight in found], shape, base)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from amybuild.errors import ActionError, InputError
 from amybuild.link import truncate as cutting
 from amybuild.link.adapter import CONFIG, WEIGHTS, can_hold, rounded, write_adapter
-from amybuild.link.delta import Delta, Dense, LowRank, dense
+from amybuild.link.delta import Delta, Dense, LowRank, dense, scaled
 from amybuild.link.truncate import missing, norm, truncate
 from tests.matrices import Case, cases, factors, ordinary
 
@@ -181,7 +181,7 @@ def test_the_same_differences_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fan_in_fan_out", [False, True])
 def test_our_own_reader_gets_the_difference_back(tmp_path: Path, fan_in_fan_out: bool) -> None:
-    from amybuild.link.factors import read_vector
+    from amybuild.link.vector import read_vector
 
     deltas = vectors()
     write_adapter(tmp_path, deltas, fan_in_fan_out=fan_in_fan_out)
@@ -237,7 +237,7 @@ def test_peft_gives_what_the_merged_checkpoint_gives(tmp_path: Path) -> None:
     with torch.no_grad():
         for name, weight in merged.named_parameters():
             if can_hold(name, tuple(weight.shape)):
-                deltas[name] = factors(rng, *weight.shape, 4) * 0.02
+                deltas[name] = scaled(factors(rng, *weight.shape, 4), 0.02)
                 weight += torch.from_numpy(dense(deltas[name]))
     assert len(deltas) == 3 * 7
     (tmp_path / "adapter").mkdir()
