@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import InputError
-from amybuild.link.delta import Delta, Dense, LowRank, dense
+from amybuild.link.delta import Delta, Dense, LowRank, dense, release
 from amybuild.link.finite import check_finite
 
 Array = NDArray[np.float64]
@@ -66,7 +66,10 @@ def cores(deltas: Sequence[Delta], weights: Sequence[float]) -> Cores:
     check_finite((delta for delta, _ in found), "link")
     low = [(delta, weight) for delta, weight in found if isinstance(delta, LowRank)]
     if len(low) < len(found) or not found:
-        return Cores([weight * dense(delta).astype(np.float64) for delta, weight in found], shape)
+        parts = [weight * dense(delta).astype(np.float64) for delta, weight in found]
+        for delta, _ in found:
+            release(delta, 0, shape[0])
+        return Cores(parts, shape)
     left, left_parts = _joint([delta.left.astype(np.float64) * (delta.scale * weight) for delta, weight in low])
     right, right_parts = _joint([delta.right.astype(np.float64).T for delta, _ in low])
     return Cores([a @ b.T for a, b in zip(left_parts, right_parts, strict=True)], shape, left, right.T)

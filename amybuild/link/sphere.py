@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import InputError
-from amybuild.link.delta import Delta, Dense, LowRank
+from amybuild.link.delta import Delta, Dense, LowRank, release
 from amybuild.link.finite import check_finite
 
 Array = NDArray[np.float64]
@@ -60,6 +60,8 @@ class Points:
             block = np.stack([delta.rows(start, stop).astype(np.float64) for delta in self.deltas])
             block *= np.array(self.weights)[:, None, None]
             yield start, block if self.base is None else block + self.base[start:stop].astype(np.float64)
+            for delta in self.deltas:
+                release(delta, start, stop)
 
     def combined(self, shares: Array) -> Delta:
         """sum_i shares_i * point_i - base; `shares` [n], or [out, n] with its own for each row."""
