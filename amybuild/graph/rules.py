@@ -26,7 +26,7 @@ RULES: Mapping[str, Rule] = {
         Rule("neutral", "amybuild.actions.neutral:run", _MODEL, heavy=True, data=("actions/neutral_prompts.txt",)),
         Rule("corpus", "amybuild.actions.corpus:run"),
         Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), heavy=True),
-        Rule("combine", "amybuild.actions.combine:run", ("torch", "safetensors")),
+        Rule("combine", "amybuild.link.combine:run", ("numpy",)),
         Rule("verify", "amybuild.actions.verify:run", _MODEL, heavy=True),
         Rule("texts", "amybuild.actions.texts:run"),
         Rule("labels", "amybuild.actions.labels:run"),

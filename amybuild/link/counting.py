@@ -13,7 +13,7 @@ _SUMS = {"reassoc", "contract", "nsz"}  # wide sums; their order is fixed by the
 
 
 @compiled()
-def count(values: Any, cut: Any) -> tuple[int, int]:
+def count(values: Any, cut: Any) -> Any:
     """How many |value| are above the cut, and how many at or above it: float32 [n]."""
     above, reach = np.int64(0), np.int64(0)
     for start in range(0, values.size, 4096):
@@ -29,7 +29,7 @@ def count(values: Any, cut: Any) -> tuple[int, int]:
 
 
 @compiled()
-def collect(values: Any, low: Any, high: Any, found: Any, at: Any) -> tuple[int, int]:
+def collect(values: Any, low: Any, high: Any, found: Any, at: Any) -> Any:
     """Put the |value| in [low, high] into `found` from place `at`; (how many are above, the next place or -1: full)."""
     above = np.int64(0)
     room = found.size - 1

@@ -79,11 +79,14 @@ class Difference:
         return self.tuned.shape
 
     def rows(self, start: int, stop: int) -> F32:
+        return self.at(self.tuned.array[start:stop], self.base.array[start:stop])
+
+    def at(self, tuned: NDArray[Any], base: NDArray[Any]) -> F32:
+        """The difference of some stored values of each; float64 ones are subtracted as they are."""
         if "F64" in (self.tuned.code, self.base.code):
-            wide = _wide(self.tuned.array[start:stop], self.tuned) - _wide(self.base.array[start:stop], self.base)
-            found = wide.astype(np.float32)
+            found = (_values(self.tuned, tuned) - _values(self.base, base)).astype(np.float32)
         else:
-            found = floats(self.tuned, start, stop) - floats(self.base, start, stop)
+            found = _widened(self.tuned, tuned) - _widened(self.base, base)
         return found if self.scale == 1.0 else found * np.float32(self.scale)
 
 
@@ -119,7 +122,7 @@ def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
     from amybuild.link.kernels import product, subtract_bf16  # numba: not for those who only do algebra
 
     if isinstance(delta, LowRank):
-        product(delta.left[start:stop], delta.right, np.float32(delta.scale), out.reshape(stop - start, -1))
+        product(delta.left[start:stop], delta.right, np.float32(delta.scale), out.reshape(stop - start, delta.right.shape[1]))
     elif isinstance(delta, Difference) and delta.scale == 1.0 and delta.tuned.code == delta.base.code == "BF16":
         subtract_bf16(delta.tuned.array[start:stop].reshape(-1), delta.base.array[start:stop].reshape(-1), out)
     else:
@@ -136,8 +139,7 @@ def sample(delta: Delta, stride: int) -> F32:
         product_at(delta.left, delta.right, np.float32(delta.scale), stride, out)
         return out
     if isinstance(delta, Difference):
-        tuned, base = (_widened(weight, weight.array.reshape(-1)[::stride]) for weight in (delta.tuned, delta.base))
-        return (tuned - base) * np.float32(delta.scale)
+        return delta.at(delta.tuned.array.reshape(-1)[::stride], delta.base.array.reshape(-1)[::stride])
     return np.concatenate([block[-start % stride :: stride] for start, block in _flat_blocks(delta)] or [_NOTHING])
 
 
@@ -193,14 +195,12 @@ def _parts(delta: Delta) -> Sequence[Delta]:
     return delta.parts if isinstance(delta, Sum) else (delta,)
 
 
-def _widened(weight: Weight, values: NDArray[Any]) -> F32:
-    if weight.code == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32)
+def _values(weight: Weight, stored: NDArray[Any]) -> NDArray[Any]:
+    return (stored.astype(np.uint32) << 16).view(np.float32) if weight.code == "BF16" else stored
 
 
-def _wide(values: NDArray[Any], weight: Weight) -> NDArray[np.float64]:
-    return (_widened(weight, values) if weight.code == "BF16" else values).astype(np.float64)
+def _widened(weight: Weight, stored: NDArray[Any]) -> F32:
+    return _values(weight, stored).astype(np.float32)
 
 
 def _flat_blocks(delta: Delta) -> Iterator[tuple[int, F32]]:

@@ -239,33 +239,36 @@ def keep_where(deltas: Any, values: Any, low: Any) -> None:
 
 
 @compiled()
-def philox(key0: Any, key1: Any, high0: Any, high1: Any, start: Any, out: Any) -> None:
-    """Random words start, start + 1, … of a stream, uint32 [n], by Philox4x32-10 (Salmon et al., SC 2011).
+def philox_block(key0: Any, key1: Any, high0: Any, high1: Any, block: Any) -> Any:
+    """Philox4x32-10 (Salmon et al., SC 2011): the four random words (uint64 below 2^32) of a counter.
 
-    Word e is word e % 4 of the block whose counter is (e // 4 in two words, high0, high1), under the key (key0, key1).
+    The counter is (lower, upper word of `block`, high0, high1), the key (key0, key1); all uint64.
     """
-    first, last = start // 4, (start + out.size + 3) // 4
-    mask = np.uint64(0xFFFFFFFF)
-    for block in range(first, last):
-        a = np.uint64(block) & mask
-        b = np.uint64(block) >> np.uint64(32)
-        c, d = np.uint64(high0), np.uint64(high1)
-        k, m = np.uint64(key0), np.uint64(key1)
-        for _ in range(10):
-            left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
-            a = (right >> np.uint64(32)) ^ b ^ k
-            b = right & mask
-            c = (left >> np.uint64(32)) ^ d ^ m
-            d = left & mask
-            k = (k + np.uint64(0x9E3779B9)) & mask
-            m = (m + np.uint64(0xBB67AE85)) & mask
-        at = block * 4 - start
-        if at >= 0 and at + 4 <= out.size:
-            out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
-        else:
-            for offset, word in enumerate((a, b, c, d)):
-                if 0 <= at + offset < out.size:
-                    out[at + offset] = word
+    mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b, c, d, k, m = block & mask, block >> shift, high0, high1, key0, key1
+    for _ in range(10):
+        left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
+        a, b = (right >> shift) ^ b ^ k, right & mask
+        c, d = (left >> shift) ^ d ^ m, left & mask
+        k = (k + np.uint64(0x9E3779B9)) & mask
+        m = (m + np.uint64(0xBB67AE85)) & mask
+    return a, b, c, d
+
+
+@compiled()
+def philox(key0: Any, key1: Any, high0: Any, high1: Any, start: Any, out: Any) -> None:
+    """Random words start, start + 1, … of a stream, uint32 [n]; word e is word e % 4 of block e // 4."""
+    lead = min(out.size, -start % 4)  # words before the first whole block
+    blocks = (out.size - lead) // 4
+    first = (start + lead) // 4
+    for i in range(blocks):
+        a, b, c, d = philox_block(key0, key1, high0, high1, np.uint64(first + i))
+        at = lead + 4 * i
+        out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
+    for at in range(out.size - 4 * blocks):  # the words before and after
+        place = at if at < lead else at + 4 * blocks
+        words = philox_block(key0, key1, high0, high1, np.uint64((start + place) // 4))
+        out[place] = words[(start + place) % 4]
 
 
 @compiled()

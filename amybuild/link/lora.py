@@ -16,7 +16,7 @@ from amybuild.link.tensors import FLOATS, Weight, read_shard
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _KEY = re.compile(r"^(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
 _EXTRA_CONTENT = {  # adapter_config fields that mean "more than B @ A"
     "use_dora": "DoRA rescales whole weights",
@@ -105,7 +105,7 @@ def _read_factors(folder: Path, where: str) -> dict[str, dict[str, F32]]:
         value = floats(Weight(shard, stored), 0, stored.shape[0])
         if not np.isfinite(value).all():
             raise ActionError(f"'{stored.name}' holds values that are not finite numbers", where=where)
-        module = match["module"].removeprefix(_PREFIX)
+        module = match["module"].removeprefix(PREFIX)
         factors.setdefault(module, {})[match["side"]] = value
     return factors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from amybuild.digest import digest_value
 from amybuild.link import kernels
-from amybuild.link.delta import F32, Delta, fill
+from amybuild.link.delta import F32, Delta, LowRank, fill
 from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tensors import extent
@@ -21,6 +21,7 @@ from amybuild.link.tensors import extent
 F64 = NDArray[np.float64]
 Cut = tuple[float, float]  # the least and the largest magnitude that stay
 ALL: Cut = (0.0, float("inf"))
+_VOCABULARY = re.compile(r"embed|\bwte\b|\bwpe\b|head\b")
 _BLOCK = 1 << 16  # entries merged at a time: the working set of four vectors stays in a core's cache
 
 
@@ -82,7 +83,7 @@ class Join:
                 self._ready = True
 
     def _prepare(self, base: Any) -> None:
-        method, values, shape = self._recipe.method, self._recipe.values, self.parts[0].delta.shape
+        method, values = self._recipe.method, self._recipe.values
         if method.thins in ("trim", "band"):
             for i, part in enumerate(self.parts):
                 if self._cuts[i] is None:
@@ -91,10 +92,9 @@ class Join:
             self._weigh_by_energy()
         elif method.thins == "random":
             self._alphas = self._alphas / self._recipe.density
-        if method.matrix and len(shape) == 2:
-            module, name = method.matrix.split(":")
-            function = getattr(importlib.import_module(f"amybuild.link.{module}"), name)
-            self._result = function(base(), [part.delta for part in self.parts], self._alphas.tolist(), **values)
+        if method.matrix is not None and _is_matrix(self.weight, self.parts):
+            deltas, alphas = [part.delta for part in self.parts], self._alphas.tolist()
+            self._result = method.matrix.merge(base() if method.matrix.needs_base else None, deltas, alphas, values)
         divide = values.get("divide")
         if divide == "weights":
             self._divisors = np.abs([part.alpha for part in self.parts])
@@ -156,7 +156,9 @@ class Join:
         ranks = scratch.vector("ranks", row.size, np.float64)
         kernels.middle_ranks(magnitudes, np.argsort(magnitudes, axis=1), ranks.reshape(-1, columns))
         epsilon = self._recipe.values["epsilon"]
-        return np.add(self._recipe.density - epsilon, 2 * epsilon * ranks, out=ranks)
+        ranks *= 2 * epsilon
+        ranks += self._recipe.density - epsilon
+        return ranks
 
     def _weigh_by_energy(self) -> None:
         # SCE: threshold on the variance over the vectors, then each vector's share is its remaining energy
@@ -194,6 +196,12 @@ class _Spread:
         return out.reshape(stop - start, -1)
 
 
+def _is_matrix(weight: str, parts: Sequence[Part]) -> bool:
+    # the papers' code leaves vocabulary-sized weights alone; low-rank ones cost nothing and are linear like others
+    low = all(isinstance(part.delta, LowRank) for part in parts)
+    return len(parts[0].delta.shape) == 2 and (low or not _VOCABULARY.search(weight))
+
+
 class Scratch:
     """Arrays of one thread that are used again and again."""
 
@@ -219,11 +227,11 @@ def row_blocks(shape: Sequence[int], size: int | None = None) -> list[tuple[int,
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def stream(seed: int, vector: str, weight: str) -> tuple[np.uint32, np.uint32, np.uint32, np.uint32]:
+def stream(seed: int, vector: str, weight: str) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Philox's key and the upper half of its counter, for one vector's random numbers on one weight.
 
     blake3 of (seed, vector, weight): no number depends on the order, the threads, or what else is linked.
     """
     digest = bytes.fromhex(digest_value("link.random", [seed, vector, weight]))[:16]
-    a, b, c, d = np.frombuffer(digest, "<u4")
+    a, b, c, d = np.frombuffer(digest, "<u4").astype(np.uint64)
     return a, b, c, d

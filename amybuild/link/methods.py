@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
+from amybuild.link.matrix import MATRIX_METHODS, MatrixMethod
 from amybuild.link.strength import Strengths, finite, parse_strengths
 
 COMMON = ("method", "lambda", "alphas", "scale", "only", "depth")
@@ -26,16 +27,15 @@ class Parameter:
 class Method:
     """A row of the method table.
 
-    Elementwise rows: `thins` says which entries of each vector stay, `elects` whether those that oppose the elected
-    sign are left out. Matrix rows: `matrix` names a function of one 2-D weight, "module:function" below
-    `amybuild.link`; weights that are no matrix get the plain weighted sum, as in the papers' code.
+    Elementwise: `thins` says which entries of each vector stay, `elects` whether those that oppose the elected sign are
+    left out. `matrix`: a method of whole matrices; what is none (vectors, embeddings, heads) gets the weighted sum.
     """
 
     name: str
     paper: str
     thins: str = ""  # "" | trim | band | random | ranks | spread | consensus
     elects: bool = False
-    matrix: str = ""
+    matrix: MatrixMethod | None = None
     parameters: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -44,15 +44,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
 def _one_of(*words: str) -> Parameter:
     return Parameter(words[0], lambda value: value in words, f"one of {', '.join(words)}")
 
 
-_FLAG = Parameter(False, lambda value: isinstance(value, bool), "true or false")
 PARAMETERS: Mapping[str, Parameter] = {
     "density": Parameter(0.2, lambda v: _is_number(v) and 0 < v <= 1, "a share above 0, at most 1"),
     "elect": _one_of("mass", "count"),
@@ -63,38 +58,25 @@ PARAMETERS: Mapping[str, Parameter] = {
     "gamma": Parameter(0.01, lambda v: _is_number(v) and 0 <= v < 1, "a share from 0, below 1"),
     "agree": Parameter(2, lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1, "a count from 1"),
     "need": Parameter(0.4, lambda v: _is_number(v) and v >= 0, "a number from 0"),
-    "t": Parameter(0.5, _share, "a share from 0 to 1"),
-    "per_row": _FLAG,
-    "of_deltas": _FLAG,
-    "common": Parameter(0.8, _share, "a share from 0 to 1"),
-    "inner": _one_of("tsv_m", "iso_c", "linear"),
 }
 
 _TIES = ("density", "elect", "divide")
 _ARXIV = "https://arxiv.org/abs/"
+_ELEMENTWISE = (
+    Method("linear", f"{_ARXIV}2212.04089"),
+    Method("ties", f"{_ARXIV}2306.01708", "trim", True, parameters=(*_TIES, "scope")),
+    Method("dare_linear", f"{_ARXIV}2311.03099", "random", parameters=("density", "seed")),
+    Method("dare_ties", f"{_ARXIV}2311.03099", "random", True, parameters=(*_TIES, "seed")),
+    Method("della_linear", f"{_ARXIV}2406.11617", "ranks", parameters=("density", "epsilon", "seed")),
+    Method("della", f"{_ARXIV}2406.11617", "ranks", True, parameters=(*_TIES, "epsilon", "seed")),
+    Method("breadcrumbs", f"{_ARXIV}2312.06795", "band", parameters=("density", "gamma", "scope")),
+    Method("breadcrumbs_ties", f"{_ARXIV}2312.06795", "band", True, parameters=(*_TIES, "gamma", "scope")),
+    Method("sce", f"{_ARXIV}2408.07990", "spread", True, parameters=("density",), defaults={"density": 1.0}),
+    Method("consensus", f"{_ARXIV}2405.07813", "consensus", parameters=("agree", "need")),
+)
 METHODS: Mapping[str, Method] = {
-    row.name: row
-    for row in (
-        Method("linear", f"{_ARXIV}2212.04089"),
-        Method("ties", f"{_ARXIV}2306.01708", "trim", True, parameters=(*_TIES, "scope")),
-        Method("dare_linear", f"{_ARXIV}2311.03099", "random", parameters=("density", "seed")),
-        Method("dare_ties", f"{_ARXIV}2311.03099", "random", True, parameters=(*_TIES, "seed")),
-        Method("della_linear", f"{_ARXIV}2406.11617", "ranks", parameters=("density", "epsilon", "seed")),
-        Method("della", f"{_ARXIV}2406.11617", "ranks", True, parameters=(*_TIES, "epsilon", "seed")),
-        Method("breadcrumbs", f"{_ARXIV}2312.06795", "band", parameters=("density", "gamma", "scope")),
-        Method("breadcrumbs_ties", f"{_ARXIV}2312.06795", "band", True, parameters=(*_TIES, "gamma", "scope")),
-        Method("sce", f"{_ARXIV}2408.07990", "spread", True, parameters=("density",), defaults={"density": 1.0}),
-        Method("consensus", f"{_ARXIV}2405.07813", "consensus", parameters=("agree", "need")),
-        Method("model_stock", f"{_ARXIV}2403.19522", matrix="sphere:model_stock", parameters=("per_row",)),
-        Method("slerp", "https://en.wikipedia.org/wiki/Slerp", matrix="sphere:slerp", parameters=("t", "per_row")),
-        Method("nuslerp", "https://en.wikipedia.org/wiki/Slerp", matrix="sphere:nuslerp", parameters=("t", "per_row")),
-        Method("karcher", f"{_ARXIV}2603.04972", matrix="sphere:karcher", parameters=("of_deltas",)),
-        Method("core_space", f"{_ARXIV}2509.17786", matrix="spectral:core_space", parameters=("inner",)),
-        Method("tsv_m", f"{_ARXIV}2412.00081", matrix="spectral:tsv_m"),
-        Method("iso_c", f"{_ARXIV}2502.04959", matrix="spectral:iso_c"),
-        Method("iso_cts", f"{_ARXIV}2502.04959", matrix="spectral:iso_cts", parameters=("common",)),
-        Method("knots", f"{_ARXIV}2410.19735", matrix="spectral:knots", parameters=_TIES, defaults={"density": 1.0}),
-    )
+    **{row.name: row for row in _ELEMENTWISE},
+    **{row.name: Method(row.name, row.paper, matrix=row) for row in MATRIX_METHODS.values()},
 }
 
 
@@ -129,6 +111,8 @@ def parse_recipe(params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
     `density` and `elect`, which are then not used). Raises `InputError`.
     """
     method = method_named(params.get("method", "ties"))
+    if method.matrix is not None:
+        return _matrix_recipe(method, method.matrix, params, vectors)
     known = (*COMMON, *method.parameters, *_ALWAYS)
     for name in params:
         if name not in known:
@@ -144,6 +128,14 @@ def parse_recipe(params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
             values[name] = value
     _check_della(values)
     return Recipe(method, values, finite(params.get("lambda", 1.0), "[link] lambda"), parse_strengths(params, vectors))
+
+
+def _matrix_recipe(method: Method, row: MatrixMethod, params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
+    ignored = {*COMMON, *_ALWAYS} - set(row.settings)
+    given = {name: value for name, value in params.items() if name not in ignored}
+    row.check(given)
+    lam = finite(params.get("lambda", 1.0), "[link] lambda")
+    return Recipe(method, {**row.settings, **given}, lam, parse_strengths(params, vectors))
 
 
 def _check_della(values: Mapping[str, Any]) -> None:

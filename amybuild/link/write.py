@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,6 +37,24 @@ def write_shard(shard: Shard, out: Path, change: Change) -> None:
                 assert written == stored.stop - stored.start, stored.name
                 copied = stored.stop
         _copy(source, target, copied, shard.tensors[-1].stop if shard.tensors else shard.head)
+
+
+def write_floats(
+    out: Path, shapes: Mapping[str, tuple[int, ...]], values: Callable[[str], Iterable[NDArray[np.float32]]]
+) -> None:
+    """Write a safetensors file of float32 tensors, in order of name; `values(name)` gives a tensor's parts in order."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        start, end = end, end + 4 * math.prod(shapes[name])
+        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [start, end]}
+    head = json.dumps(entries, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    with out.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in sorted(shapes):
+            written = sum(file.write(np.ascontiguousarray(part, "<f4").data.cast("B")) for part in values(name))
+            assert written == 4 * math.prod(shapes[name]), name
 
 
 def add_rounded(

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from amybuild.actions import base, combine, neutral, persona_verify, train, verify
+from amybuild.actions import base, neutral, persona_verify, train, verify
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
+from amybuild.link import combine
 from tests.tiny import make_tiny_base, write_jsonl
 
 RECIPE = {"rank": 2, "steps": 6, "batch": 4, "replay_batch": 2, "lr": 5e-3, "threads": 1}
