@@ -76,3 +76,10 @@ def ordinary(seed: int = 0, out: int = 12, width: int = 9, count: int = 3, rank:
     rng = np.random.default_rng(seed)
     low = [factors(rng, out, width, rank) for _ in range(count)]
     return Case(low, [1.0] * count, rng.standard_normal((out, width)).astype(np.float32))
+
+
+def broken(delta: LowRank, value: float) -> list[Delta]:
+    """The same with one entry that is no number, as factors and dense."""
+    left, values = delta.left.copy(), dense(delta).copy()
+    left[0, 0] = values[0, 0] = value
+    return [LowRank(left, delta.right), Dense(values)]

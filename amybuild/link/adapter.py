@@ -18,6 +18,7 @@ import numpy as np
 
 from amybuild.errors import ActionError, InputError
 from amybuild.link.delta import Delta, LowRank
+from amybuild.link.finite import REMEDY
 from amybuild.link.truncate import Factors, missing, norm, truncate
 
 WEIGHTS = "adapter_model.safetensors"
@@ -98,7 +99,8 @@ def write_adapter(
     `fan_in_fan_out`: weights are stored [in, out] (GPT-2's Conv1D). `base`: PEFT's base_model_name_or_path.
 
     The same differences give the same bytes (on one machine: LAPACK's last bits differ between processors). Memory: one
-    weight at a time. Raises `InputError` for a rank or dtype that is none, `ActionError` when no weight can be held.
+    weight at a time. Raises `InputError` for a rank or dtype that is none, `ActionError` when no weight can be held or
+    one holds values that are not finite.
     """
     if dtype not in _SIZES:
         raise InputError(f"dtype {dtype!r} of an adapter", where="[link] adapter", remedy="one of F32, F16, BF16")
@@ -119,15 +121,16 @@ def write_adapter(
     with (folder / WEIGHTS).open("wb") as file:
         file.write(_header({modules[name]: deltas[name].shape for name in held}, rank, dtype, fan_in_fan_out))
         for name in held:
+            size = _finite_norm(name, deltas[name])
             factors = truncate(deltas[name], rank)
             written = Factors(rounded(factors.b, dtype), rounded(factors.a, dtype))
-            fits[name] = Fit(norm(deltas[name]), missing(deltas[name], written))
+            fits[name] = Fit(size, missing(deltas[name], written))
             a, b = (written.b.T, written.a.T) if fan_in_fan_out else (written.a, written.b)
             _write(file, a, dtype)
             _write(file, b, dtype)
     config = _config(sorted(modules.values()), rank, fan_in_fan_out, base)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    left_out = {name: norm(delta) for name, delta in sorted(deltas.items()) if name not in modules}
+    left_out = {name: _finite_norm(name, delta) for name, delta in sorted(deltas.items()) if name not in modules}
     return AdapterReport(rank, fits, left_out)
 
 
@@ -143,6 +146,17 @@ def _bfloat16(single: Any) -> Any:
     # the high half of a float32, rounded to nearest, ties to even; the values are finite
     bits = single.view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _finite_norm(name: str, delta: Delta) -> float:
+    size = norm(delta)
+    if not math.isfinite(size):
+        raise ActionError(
+            f"the merged difference of '{name}' holds values that are not finite numbers",
+            where="link",
+            remedy=REMEDY,
+        )
+    return size
 
 
 def _write(file: BinaryIO, values: Any, dtype: str) -> None:

@@ -59,6 +59,7 @@ class MatrixMethod:
         """What is added to the base: low-rank where all differences are and the base is not in it, else dense.
 
         `base` float32 [out, in] or None; `weights` absolute strengths, one per difference; `params` as in `settings`.
+        Raises `InputError` for wrong settings, `ActionError` for values that are not finite.
         """
         self.check(params)
         return self.function(base, deltas, weights, **params)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import InputError
-from amybuild.link.delta import Delta, Dense, LowRank, dense
+from amybuild.link.delta import Delta, Dense, LowRank, dense, release
+from amybuild.link.finite import check_finite
 
 Array = NDArray[np.float64]
 Triples = tuple[Array, Array, Array]  # U [m, r], s [r], V^T [r, n]
@@ -56,12 +57,19 @@ def nothing(shape: tuple[int, int]) -> LowRank:
 
 
 def cores(deltas: Sequence[Delta], weights: Sequence[float]) -> Cores:
-    """The inputs in their joint bases, those of weight 0 left out; `weights` multiply the parts."""
+    """The inputs in their joint bases, those of weight 0 left out; `weights` multiply the parts.
+
+    Raises `ActionError` for values that are not finite.
+    """
     shape = (deltas[0].shape[0], deltas[0].shape[1])
     found = [(delta, weight) for delta, weight in zip(deltas, weights, strict=True) if weight != 0]
+    check_finite((delta for delta, _ in found), "link")
     low = [(delta, weight) for delta, weight in found if isinstance(delta, LowRank)]
     if len(low) < len(found) or not found:
-        return Cores([weight * dense(delta).astype(np.float64) for delta, weight in found], shape)
+        parts = [weight * dense(delta).astype(np.float64) for delta, weight in found]
+        for delta, _ in found:
+            release(delta, 0, shape[0])
+        return Cores(parts, shape)
     left, left_parts = _joint([delta.left.astype(np.float64) * (delta.scale * weight) for delta, weight in low])
     right, right_parts = _joint([delta.right.astype(np.float64).T for delta, _ in low])
     return Cores([a @ b.T for a, b in zip(left_parts, right_parts, strict=True)], shape, left, right.T)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import InputError
-from amybuild.link.delta import Delta, Dense, LowRank
+from amybuild.link.delta import Delta, Dense, LowRank, release
+from amybuild.link.finite import check_finite
 
 Array = NDArray[np.float64]
 Base = NDArray[np.float32] | None
@@ -59,6 +60,8 @@ class Points:
             block = np.stack([delta.rows(start, stop).astype(np.float64) for delta in self.deltas])
             block *= np.array(self.weights)[:, None, None]
             yield start, block if self.base is None else block + self.base[start:stop].astype(np.float64)
+            for delta in self.deltas:
+                release(delta, start, stop)
 
     def combined(self, shares: Array) -> Delta:
         """sum_i shares_i * point_i - base; `shares` [n], or [out, n] with its own for each row."""
@@ -78,8 +81,9 @@ class Points:
 
 
 def points(base: Base, deltas: Sequence[Delta], weights: Sequence[float]) -> Points:
-    """The points of a merge; a base of None leaves the differences themselves."""
+    """The points of a merge; a base of None leaves the differences. Raises `ActionError` for values not finite."""
     found = [(delta, float(weight)) for delta, weight in zip(deltas, weights, strict=True) if weight != 0]
+    check_finite((delta for delta, _ in found), "link")
     shape = (deltas[0].shape[0], deltas[0].shape[1])
     return Points([delta for delta, _ in found], [weight for _, weight in found], shape, base)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amybuild.link.delta import Delta, LowRank
+from amybuild.link.delta import Delta, LowRank, release
 from amybuild.link.tensors import extent
 
 Array = NDArray[np.float64]
@@ -98,4 +98,6 @@ def _blocks(delta: Delta) -> Iterator[tuple[int, Array]]:
     rows, columns = extent(delta.shape)
     step = max(1, _BLOCK // max(1, columns))
     for start in range(0, rows, step):
-        yield start, delta.rows(start, min(start + step, rows)).astype(np.float64)
+        stop = min(start + step, rows)
+        yield start, delta.rows(start, stop).astype(np.float64)
+        release(delta, start, stop)

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amybuild.errors import InputError
+from amybuild.errors import ActionError, InputError
 from amybuild.link import spectral
-from amybuild.link.delta import Delta, LowRank, dense
+from amybuild.link.delta import Delta, LowRank, dense, scaled
 from tests import oracle_matrix as oracle
-from tests.matrices import ALPHAS, Case, cases, ordinary
+from tests.matrices import ALPHAS, Case, broken, cases, ordinary
 
 Merge = Callable[[Any, Any, Any], Delta]
 CLOSE = 2e-6  # of the inputs' norms: float32 factors
@@ -105,7 +105,7 @@ def test_weight_zero_is_absence(name: str, case: Case) -> None:
 @given(case=cases(most=1), alpha=st.sampled_from(ALPHAS))
 @few
 def test_a_vector_and_its_negative_cancel(name: str, case: Case, alpha: float) -> None:
-    both = Case([case.low[0], case.low[0] * -1.0], [alpha, alpha], case.base)
+    both = Case([case.low[0], scaled(case.low[0], -1.0)], [alpha, alpha], case.base)
     near(merge(name, both), 0.0, both)
     near(merge(name, case.chosen(0, 0).with_alphas(alpha, -alpha)), 0.0, both)
 
@@ -152,3 +152,15 @@ def test_settings_are_checked() -> None:
         spectral.iso_cts(None, case.low, case.alphas, common=2.0)
     with pytest.raises(InputError, match="elect"):
         spectral.knots(None, case.low, case.alphas, elect="most")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "method", [spectral.tsv_m, spectral.iso_c, spectral.iso_cts, spectral.core_space, spectral.knots]
+)
+def test_values_that_are_no_numbers_are_told(method: Any, bad: float) -> None:
+    case = ordinary(count=2)
+    for wrong in broken(case.low[0], bad):
+        with pytest.raises(ActionError, match="not finite"):
+            method(case.base, [wrong, case.low[1]], [1.0, 1.0])
+        assert method(case.base, [wrong, case.low[1]], [0.0, 1.0]).shape == case.base.shape  # absent

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from amybuild.errors import InputError
+from amybuild.errors import ActionError, InputError
 from amybuild.link import sphere
 from amybuild.link.delta import Delta, LowRank, dense
 from tests import oracle_matrix as oracle
-from tests.matrices import ALPHAS, Case, cases, ordinary
+from tests.matrices import ALPHAS, Case, broken, cases, ordinary
 
 CLOSE = 2e-6  # of the inputs' norms: float32 results
 few = settings(deadline=None, max_examples=60)
@@ -189,3 +189,13 @@ def test_arcs_join_two() -> None:
     for method in (sphere.slerp, sphere.nuslerp):
         with pytest.raises(InputError, match="joins two vectors, not 3"):
             method(case.base, case.low, case.alphas)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", [sphere.slerp, sphere.nuslerp, sphere.karcher, sphere.model_stock])
+def test_values_that_are_no_numbers_are_told(method: Any, bad: float) -> None:
+    case = ordinary(count=2)
+    for wrong in broken(case.low[0], bad):
+        with pytest.raises(ActionError, match="not finite"):
+            method(case.base, [wrong, case.low[1]], [1.0, 1.0])
+        assert method(case.base, [wrong, case.low[1]], [0.0, 1.0]).shape == case.base.shape  # absent
