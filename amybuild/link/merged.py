@@ -12,13 +12,14 @@ import numpy as np
 
 from amybuild.errors import InputError
 from amybuild.link.adapter import write_adapter
-from amybuild.link.delta import F32, Delta, LowRank, added, floats, scaled
+from amybuild.link.delta import F32, Delta, LowRank, added, scaled
 from amybuild.link.linker import Linker, layer_count
 from amybuild.link.lora import CONFIG
+from amybuild.link.memo import Memo
 from amybuild.link.merge import Join, Scratch
 from amybuild.link.methods import parse_recipe
 from amybuild.link.run import LinkContext
-from amybuild.link.tensors import Weight, all_tensors, extent, read_shards
+from amybuild.link.tensors import all_tensors, read_shards
 from amybuild.link.vector import read_vector
 
 REPORT = "adapter.json"
@@ -35,14 +36,14 @@ def run(ctx: LinkContext) -> None:
     shards = read_shards(ctx.inputs["base"])
     shapes = {stored.name: stored.shape for _, stored in all_tensors(shards)}
     vectors = [read_vector(paths[name], name, shards).bind(shapes) for name in sorted(paths)]
-    linker = Linker(shards, vectors, recipe, None)
+    linker = Linker(shards, vectors, recipe, Memo({}, None))
     depth, layers = recipe.strengths.depth, layer_count(shards)
     deltas: dict[str, Delta] = {}
     for name in sorted(linker.weights):
-        span = linker.spans(name)[0]
+        join = linker.spans(name)[0].join
         factor = recipe.lam * (depth.factor(name, layers) if depth else 1.0)
-        exact = _exact(span.join, factor) if recipe.method.name == "linear" else None
-        deltas[name] = exact or Merged(span.weight, span.join, factor)
+        exact = _exact(join, factor) if recipe.method.name == "linear" else None
+        deltas[name] = exact or Merged(join, factor)
     ctx.progress(0, 1)
     report = write_adapter(ctx.out, deltas, rank, fan_in_fan_out=any(map(_transposed, paths.values())))
     text = json.dumps(report.record(), indent=1, sort_keys=True) + "\n"
@@ -54,17 +55,18 @@ def run(ctx: LinkContext) -> None:
 class Merged:
     """What a link adds to one weight, as a difference: factor * merge, before it is rounded into the base."""
 
-    weight: Weight
     join: Join
     factor: float
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.weight.shape
+        return self.join.weight.shape
 
     def rows(self, start: int, stop: int) -> F32:
-        self.join.prepare(lambda: floats(self.weight, 0, extent(self.shape)[0]))
-        _, merged = self.join.block(start, stop, Scratch(), None)
+        scratch = Scratch()
+        self.join.prepare(scratch)
+        _, merged = self.join.block(start, stop, scratch, None)
+        self.join.finish(start, stop)
         return (merged * self.factor).reshape(stop - start, -1).astype(np.float32)
 
 

@@ -42,7 +42,7 @@ def test_blocks() -> None:
     lines = interference(LINK, layers=True).splitlines()
     assert "block  tensors  conflict  a          bb" in lines
     assert "    0        7     40.0%  0.1 50.0%   2 25.0%" in lines
-    assert "other 1 0.0% 0 0.0% 1 100.0%".split() in [line.split() for line in lines]
+    assert ["other", "1", "0.0%", "0", "0.0%", "1", "100.0%"] in [line.split() for line in lines]
 
 
 def test_nothing_linked_and_one_vector() -> None:
