@@ -28,12 +28,11 @@ def _task(store: Store, task: Task, outputs: Mapping[str, str]) -> dict[str, Any
     entry: dict[str, Any] = {
         "name": task.name,
         "alpha": task.alpha,
-        "recipe": task.recipe.name,
         "vector": outputs[task.vector],
         "verify": _json(store, outputs[f"{task.target}/verify"], "verify.json"),
     }
     if task.vector.endswith("/train"):
-        entry |= {key: task.recipe.fields[key] for key in ("learn", "rank")}
+        entry |= {"recipe": task.recipe.name, **{key: task.recipe.fields[key] for key in ("learn", "rank")}}
     if task.analogy:
         entry["analogy"] = {"a": task.analogy.a, "b": task.analogy.b, "c": task.analogy.c}
     told = {key: getattr(task, key) for key in ("node", "query", "checkpoint", "adapter")}

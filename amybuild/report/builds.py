@@ -23,7 +23,7 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     rows = []
     for target in info["targets"]:
         source = next((str(target[key]) for key in _SOURCES if target.get(key)), "analogy")
-        rows.append([target["name"], f"{target['alpha']:g}", target["recipe"], source, target["vector"][:12]])
+        rows.append([target["name"], f"{target['alpha']:g}", target.get("recipe", "-"), source, target["vector"][:12]])
     if rows:
         out += ["", table(rows, ["task", "alpha", "recipe", "from", "vector"])]
     text = interference(link, layers)
