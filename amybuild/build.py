@@ -1,62 +1,32 @@
-"""The program on one page: load, analyze, plan, execute, publish. The only module that knows all stages."""
+"""The program on one page: a project is loaded and planned, its actions run, its product published."""
 
 from __future__ import annotations
 
 import datetime
-import importlib
 import os
-import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import amybuild
-from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.actions import Record
 from amybuild.cache.history import PRODUCT, BuildRecord, build_hash
-from amybuild.cache.memo import Memo
-from amybuild.cache.sources import Sources
 from amybuild.cache.store import AGAIN
-from amybuild.digest import digest_file, digest_value
+from amybuild.digest import digest_value
 from amybuild.errors import AmyError, CacheDamage, CheckError, Interrupted
 from amybuild.events import Event, Sink, one_at_a_time
-from amybuild.graph.analyze import analyze
-from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
-from amybuild.memory.graph import read_graph
-from amybuild.personafile.load import Variant as Variant
-from amybuild.personafile.load import load
-from amybuild.personafile.resources import bytes_of as bytes_of
-from amybuild.personafile.schema import Persona
-from amybuild.plan.code import CodeIndex, library_versions, source_stats, untouched
-from amybuild.plan.explain import Explanation, ProductState, explain
+from amybuild.perform import host, run_job
 from amybuild.plan.key import components_from_json
-from amybuild.plan.plan import Identity, Plan, make_plan
-from amybuild.versions import Known, known_of, open_cache
+from amybuild.plan.plan import Plan
+from amybuild.project import Options as Options
+from amybuild.project import Project as Project
+from amybuild.project import Variant as Variant
+from amybuild.project import bytes_of as bytes_of
 
 if TYPE_CHECKING:
-    from amybuild.pins import Found
-
-if TYPE_CHECKING:
-    from amybuild.execute.job import Job
     from amybuild.execute.scheduler import Outcome
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for."""
-
-    file: Path = Path("Personafile.toml")
-    targets: tuple[str, ...] = ()
-    variant: Variant = field(default_factory=Variant)
-    force: tuple[str, ...] = ()
-    jobs: int = 2
-    keep_going: bool = False
-    locked: bool = False
-    check: bool = False
-    out: Path | None = None
-    memory: int | None = None  # bytes that jobs may ask for in all; None: what is free
+    from amybuild.pins import Found
 
 
 @dataclass
@@ -77,156 +47,6 @@ class Summary:
     warnings: tuple[str, ...] = ()
 
 
-class Project:
-    """A loaded persona with its action graph and its cache: what every command starts from."""
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.persona: Persona = load(options.file, options.variant)
-        self.store, self.history = open_cache(self.persona.file.parent, self.persona.cache)
-        self.cache = ActionCache(self.store)
-        self.memo = Memo(self.store.root / "files.json")
-        self.sources = Sources(self.store.root / "sources.json")
-        self._code: CodeIndex | None = None  # when the memo did not know
-        memory = read_graph(self.persona.graph, self.persona.root)
-        self.warnings = tuple(memory.warnings)
-        self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
-        self.identity = self._identity()
-        self.actions: dict[str, Action] = self.graph.select(options.targets)
-        again = (*options.force, *((options.targets or ("persona",)) if options.check else ()))
-        self.forced = frozenset(again and self._own(again))
-
-    def _own(self, names: tuple[str, ...]) -> list[str]:
-        """The actions of targets themselves, without what they need."""
-        self.graph.select(names)
-        everything = set(self.graph.actions) if "persona" in names else set()
-        return [*everything, *(id for id, a in self.graph.actions.items() if a.target in names or id in names)]
-
-    def _identity(self) -> Identity:
-        root = Path(amybuild.__file__).parent
-        rules = sorted(RULES)
-        table = [[name, RULES[name].entry] for name in rules]
-        self._stats = source_stats(root)
-
-        def find() -> dict[str, dict[str, str]]:
-            index = self._code = CodeIndex(root, "amybuild")
-            return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
-
-        code = self.memo.get("code", [self._stats, [RULES[name].data for name in rules], table], find)
-        libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
-        return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
-
-    def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
-        """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
-        root = Path(amybuild.__file__).parent
-        if untouched(root, self._stats):
-            return True
-        return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
-
-    def plan(self) -> Plan:
-        """What is in the cache and what has to run."""
-        return make_plan(self.actions, self.identity, self.cache.lookup, self.forced)
-
-    def explain(self) -> Explanation:
-        """Why each selected action is stale or not. Reads only."""
-
-        def last(action: str) -> tuple[str, Known | None] | None:
-            key = self.history.last_key(action)
-            return None if key is None else (key, known_of(self.cache.record(key)))
-
-        plan = self.plan()
-        found = explain(plan, last)
-        if self.whole and plan.done and found.up_to_date:
-            found.product = self._product({id: d.output for id, d in plan.decisions.items() if d.output})
-        return found
-
-    def _product(self, outputs: Mapping[str, str]) -> ProductState | None:
-        """What is not as it should be in the product's folder; None when all is well."""
-        from amybuild.product import intact
-
-        stamp = self.history.product(self.folder)
-        holds, changed = stamp.get("build"), intact(self.folder, stamp.get("files", {}))
-        if holds == build_hash(self.persona.name, outputs) and stamp.get("files") and not changed:
-            return None
-        return ProductState(os.path.relpath(self.folder), holds if self.folder.exists() else None, tuple(changed))
-
-    def node_text(self, digest: str) -> bytes | None:
-        """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""
-        for action in self.graph.actions.values():
-            for node in action.nodes:
-                if node.digest == digest:
-                    return node.data
-        return self.store.get_bytes(digest)
-
-    def source_text(self, digest: str) -> str | None:
-        """The source of a function by digest: as it is now, or as an earlier build ran it."""
-        return (self._code.source(digest) if self._code else None) or self.sources.text(digest)
-
-    def save(self) -> None:
-        """Keep what was found out on the way (a query does not)."""
-        if self._code:
-            self.sources.keep(self._code.sources())
-        self.memo.save()
-
-    @property
-    def whole(self) -> bool:
-        """Whether the selection is the persona (then there is a product)."""
-        return all(id in self.actions for id in self.graph.whole)
-
-    @property
-    def folder(self) -> Path:
-        out = self.options.out
-        return (out if out is not None else self.persona.root / "dist" / self.persona.name).absolute()
-
-
-def _data(root: Path, names: tuple[str, ...]) -> dict[str, str]:
-    return {f"file:{name}": digest_file(root / name) for name in names}
-
-
-_IMPORTS = threading.Lock()
-
-
-def rule_function(rule: str) -> Callable[[Any], None]:
-    """Import a rule's function and its libraries, one thread at a time: two threads that import modules which need
-    each other can be handed a half-made one."""
-    module, _, function = RULES[rule].entry.partition(":")
-    with _IMPORTS:
-        for library in RULES[rule].libraries:
-            importlib.import_module(library)
-        found: Callable[[Any], None] = getattr(importlib.import_module(module), function)
-    return found
-
-
-def run_job(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
-    """Import the rule's function (only now: it may bring torch) and call it."""
-    from amybuild.actions.context import ActionContext
-
-    # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two of
-    # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    run = rule_function(job.rule)
-    run(ActionContext(job.id, job.key, job.params, inputs, out, progress))
-
-
-def host() -> dict[str, Any]:
-    """The fingerprint of where an action ran: recorded, not part of any key."""
-    import platform
-
-    found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-    }
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        found["cpu"] = torch.backends.cpu.get_cpu_capability()
-        if torch.cuda.is_available():
-            found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
 def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     """Bring what was planned, and with the whole persona its product, up to date."""
     try:
@@ -242,13 +62,9 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
 
 def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
     locked = _locked(project, plan, sink) if project.options.locked else None
-    summary = Summary(project.persona.name, warnings=project.warnings)
-    records = _reuse(project, plan, summary, sink) if plan.done else None
-    if records is None:
-        records = _execute(project, summary, sink)
+    summary, records = bring_up_to_date(project, plan, sink)
     if locked:
         locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
-    summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
         _complete(project, records, summary, sink)
     return summary
@@ -262,7 +78,8 @@ def _complete(project: Project, records: Mapping[str, Record], summary: Summary,
         except CacheDamage:
             if not left:
                 raise
-        records = _execute(project, summary, sink)
+        records = {}
+        _execute(project, summary, sink, records)
         if summary.failed or summary.blocked:
             return None
     return None
@@ -285,28 +102,48 @@ def _locked(project: Project, plan: Plan, sink: Sink) -> Callable[[Mapping[str, 
     return check
 
 
-def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[str, Record] | None:
+def bring_up_to_date(
+    project: Project, plan: Plan, sink: Sink, *, remember: bool = True
+) -> tuple[Summary, dict[str, Record]]:
+    """Run what was planned, or take it from the cache; nothing is published, no build is recorded.
+
+    The store stays open: until its caller closes it, what was found there is held. `remember`: whether `--explain` goes
+    on from here.
+    """
+    summary = Summary(project.persona.name, warnings=project.warnings)
+    records: dict[str, Record] = {}
+    try:
+        if not plan.done or not _reuse(project, plan, summary, sink, records):
+            _execute(project, summary, sink, records)
+    finally:  # an interrupted or failed build too
+        if remember:
+            project.history.note({id: record.key for id, record in records.items()})
+        project.save()
+    summary.saved = sum(records[id].seconds for id in summary.hits)
+    return summary, records
+
+
+def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink, records: dict[str, Record]) -> bool:
     """Everything is in the cache: the plan says where, and no executor is needed to say it again.
 
-    None when a result was collected since the plan was made."""
-    records: dict[str, Record] = {}
+    False when a result was collected since the plan was made."""
+    found: dict[str, Record] = {}
     for id, decision in plan.decisions.items():
-        found = project.cache.lookup(decision.manifest.key) if decision.manifest else None
-        if found is None:
-            return None
-        records[id] = found
-    for id, found in records.items():
-        sink(Event("hit", id, {"seconds": found.seconds}))
-    summary.hits = list(records)
+        record = project.cache.lookup(decision.manifest.key) if decision.manifest else None
+        if record is None:
+            return False
+        found[id] = record
     if project.cache.borrowed:  # else the shared store would be asked each time
-        project.cache.hold({id: record.key for id, record in records.items()})
-    project.history.note({id: record.key for id, record in records.items()})
-    project.save()
-    return records
+        project.cache.hold({id: record.key for id, record in found.items()})
+    for id, record in found.items():
+        sink(Event("hit", id, {"seconds": record.seconds}))
+    summary.hits = list(found)
+    records |= found
+    return True
 
 
-def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record]:
-    """Run what the cache cannot answer."""
+def _execute(project: Project, summary: Summary, sink: Sink, records: dict[str, Record]) -> None:
+    """Run what the cache cannot answer; `records` has what came of it, also when it ends early."""
     from amybuild.execute.local import LocalExecutor
     from amybuild.execute.resources import Capacity
     from amybuild.execute.scheduler import Scheduler
@@ -348,13 +185,11 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
                 break  # else an input was found gone when it was needed: now its action is a miss, and runs
     finally:
         executor.close()
-        project.history.note(scheduler.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
-        project.memo.save()
+        records |= scheduler.outcome.records
     summary.hits = [id for id in outcome.hits if id not in ran]
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if options.check:
         _compare(project, outcome, sink)
-    return outcome.records
 
 
 def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
@@ -368,12 +203,9 @@ def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
     if outcome.alone:
         some = ", ".join(outcome.alone[:3]) + (f" and {len(outcome.alone) - 3} more" if len(outcome.alone) > 3 else "")
         sink(Event("note", fields={"text": f"nothing in the cache to compare with: {some}"}))
-    try:
-        for id, (cached, new) in outcome.differs.items():
-            hosts = {"old": dict(cached.host), "new": dict(new.host)}
-            sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
-    finally:
-        project.store.close()
+    for id, (cached, new) in outcome.differs.items():
+        hosts = {"old": dict(cached.host), "new": dict(new.host)}
+        sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
     if outcome.differs:
         names = ", ".join(outcome.differs)
         remedy = "the cached results stay; DESIGN.md, What is bit-exact, says when this is to be expected"

@@ -31,23 +31,31 @@ def _json(store: Store, output: str, name: str) -> dict[str, Any]:
 
 
 def _task(store: Store, task: Task, outputs: Mapping[str, str]) -> dict[str, Any]:
-    vector = f"{task.target}/{'combine' if task.analogy else 'train'}"
     entry: dict[str, Any] = {
         "name": task.name,
         "alpha": task.alpha,
-        "recipe": task.recipe.name,
-        "learn": task.recipe.fields["learn"],
-        "rank": task.recipe.fields["rank"],
-        "vector": outputs[vector],
+        "vector": outputs[task.vector],
         "verify": _json(store, outputs[f"{task.target}/verify"], "verify.json"),
     }
+    if task.vector.endswith("/train"):
+        entry |= {"recipe": task.recipe.name, **{key: task.recipe.fields[key] for key in ("learn", "rank")}}
     if task.analogy:
         entry["analogy"] = {"a": task.analogy.a, "b": task.analogy.b, "c": task.analogy.c}
-    elif task.node:
-        entry["node"] = task.node
-    else:
-        entry["query"] = task.query
+    told = {key: getattr(task, key) for key in ("node", "query", "checkpoint", "adapter")}
+    entry |= {key: value for key, value in told.items() if value is not None}
+    if task.scale:
+        entry["scale"] = [dict(row) for row in task.scale]
     return entry
+
+
+def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was measured of the persona, with each vector's own measurement beside it."""
+    found = _json(store, output, "verify.json")
+    for target in targets:
+        row, own = found.get("behaviours", {}).get(target["name"]), target["verify"]
+        if row is not None and "alone" in own:
+            row |= {"alone": own["alone"]["margin"], "gain_alone": own["gain"]}
+    return found
 
 
 def link_map(
@@ -62,6 +70,7 @@ def link_map(
     """persona.json: what the product was made of, by digest, and what was measured. No text of any memory."""
     base = persona.base
     readout = _json(store, outputs["readout/vectors"], "readout.json") if persona.readout else {}
+    targets = [_task(store, task, outputs) for task in persona.linked()]
     return {
         "schema": 1,
         "name": persona.name,
@@ -76,13 +85,14 @@ def link_map(
         },
         "graph": dict(graph),
         "made_from": dict(made_from),
-        "targets": [_task(store, task, outputs) for task in persona.linked()],
+        "targets": targets,
         "steering": [
             {"name": s.name, "emotion": s.emotion, "digest": outputs[f"{s.target}/vectors"]} for s in persona.steers
         ],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
+        "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])},
-        "verification": _json(store, outputs["persona/verify"], "verify.json"),
+        "verification": _verification(store, outputs["persona/verify"], targets),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
 
@@ -164,6 +174,9 @@ def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list
     folder.mkdir()
     store.export(outputs["checkpoint/link"], folder)
     (folder / "link.json").unlink(missing_ok=True)  # it is in persona.json
+    if "checkpoint/adapter" in outputs:
+        store.export(outputs["checkpoint/adapter"], folder / "adapter")
+        (folder / "adapter" / "adapter.json").unlink()  # it is in persona.json
     if "readout/vectors" in outputs:
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:

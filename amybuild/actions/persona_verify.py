@@ -1,11 +1,11 @@
-"""Rule `persona_verify`: the linked checkpoint on every behaviour's held-out dialogues, beside base and vector."""
+"""Rule `persona_verify`: the linked checkpoint on every behaviour's held-out dialogues, beside the base."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from amybuild.actions.context import ActionContext
+from amybuild.actions.verify import read_baseline
 from amybuild.errors import ActionError
 from amybuild.model.data import margins, read_pairs, read_replies, write_json
 from amybuild.model.load import deterministic, load_base
@@ -14,11 +14,11 @@ from amybuild.model.train import checked
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: base, checkpoint, neutral, corpus.<name>…, verify.<name>…. params: max_neutral_kl (a gate, optional), ….
+    """inputs: base, checkpoint, neutral, corpus.<name>…, baseline.<name>…. params: max_neutral_kl (a gate), ….
 
-    Writes verify.json: per behaviour its held-out margin (nats per token) in the base, with its vector alone and in the
-    persona, and the gain of the last over the first; the neutral KL(base || persona). Base and alone come from the
-    verify inputs, so that each model is loaded once.
+    Writes verify.json: per behaviour its held-out margin (nats per token) in the base and in the persona, and the gain
+    of the one over the other; the neutral KL(base || persona). Nothing here depends on the vectors' own verification,
+    so that a sweep of coefficients measures checkpoints only; persona.json puts the numbers side by side.
     """
     params = ctx.params
     longest = checked(params, "max_tokens", int, 192)
@@ -38,18 +38,14 @@ def run(ctx: ActionContext) -> None:
         ctx.progress(2, total)
         for done, name in enumerate(names, 3):
             pairs = read_pairs(ctx.inputs[f"corpus.{name}"] / "heldout.jsonl", persona.tokenizer, max_tokens=longest)
-            alone = _verified(ctx, name)
-            found = margins(persona, pairs)
+            before, found = read_baseline(ctx, f"baseline.{name}"), margins(persona, pairs)
             behaviours[name] = {
-                "base": alone["base"]["margin"],
-                "alone": alone["alone"]["margin"],
+                "base": before["margin"],
                 "persona": found["margin"],
-                "gain": found["margin"] - alone["base"]["margin"],
-                "gain_alone": alone["gain"],
+                "gain": found["margin"] - before["margin"],
                 "pairs": len(pairs),
-                "behaviour": [alone[who]["margin_behaviour"] for who in ("base", "alone")]
-                + [found["margin_behaviour"]],
-                "counter": [alone[who]["margin_counter"] for who in ("base", "alone")] + [found["margin_counter"]],
+                "behaviour": [before["margin_behaviour"], found["margin_behaviour"]],
+                "counter": [before["margin_counter"], found["margin_counter"]],
             }
             ctx.progress(done, total)
     gate = params.get("max_neutral_kl")
@@ -64,14 +60,3 @@ def run(ctx: ActionContext) -> None:
         ctx.out / "verify.json",
         {"behaviours": behaviours, "neutral_kl": kl, "neutral_texts": len(neutral), "gained": gained},
     )
-
-
-def _verified(ctx: ActionContext, name: str) -> dict[str, Any]:
-    try:
-        file = ctx.inputs[f"verify.{name}"] / "verify.json"
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (KeyError, OSError, ValueError) as error:
-        raise ActionError(
-            f"no verification of this vector ({type(error).__name__})", where=f"task.{name}", remedy="build it again"
-        ) from error
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,18 +10,19 @@ from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
 from amybuild.model.data import margins, read_pairs, read_replies, write_json
 from amybuild.model.load import deterministic, load_base
-from amybuild.model.lora import applied, read_adapter
 from amybuild.model.score import neutral_kl, reply_states
 from amybuild.model.train import checked
+from amybuild.model.vector import applied, read_vector
 
 GATES = ("min_margin_gain", "max_neutral_kl")
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: base, vector, neutral, and corpus unless the vector is an analogy. params: alpha, lambda, gates, ….
+    """inputs: base, vector, neutral; corpus and baseline where there are dialogues. params: alpha, lambda, scale, ….
 
     Writes verify.json: margins in nats per token for the base and with the vector (see `margins`), their difference
-    `gain`, `neutral_kl` in nats per token. Raises ActionError when a gate fails, with the measured number.
+    `gain`, `neutral_kl` in nats per token. `scale`: the vector's own factors, see `applied`. Raises ActionError when a
+    gate fails, with the measured number.
     """
     params = ctx.params
     alpha, lam = checked(params, "alpha", float, 1.0), checked(params, "lambda", float, 1.0)
@@ -31,24 +33,19 @@ def run(ctx: ActionContext) -> None:
         deterministic(checked(params, "threads", int, 0)),
         load_base(ctx.inputs["base"], dtype=dtype, device=device) as base,
     ):
-        total = 4 if "corpus" in ctx.inputs else 2
+        total = 3 if "corpus" in ctx.inputs else 2
         result: dict[str, Any] = {"alpha": alpha, "lambda": lam, "gates": gates}
-        adapter = read_adapter(ctx.inputs["vector"])
+        vector = read_vector(ctx.inputs["vector"])
         neutral = read_replies(ctx.inputs["neutral"] / "heldout.jsonl", base.tokenizer, max_tokens=longest)
         states = reply_states(base, neutral)
         ctx.progress(1, total)
         pairs = []
         if "corpus" in ctx.inputs:
             pairs = read_pairs(ctx.inputs["corpus"] / "heldout.jsonl", base.tokenizer, max_tokens=longest)
-            if not pairs:
-                raise ActionError(
-                    "no held-out pair to measure", where=ctx.action, remedy="add `Not:` turns to the node's dialogues"
-                )
-            result["base"] = margins(base, pairs)
-            ctx.progress(2, total)
-        with applied(base.model, adapter, lam * alpha):
+            result["base"] = read_baseline(ctx, "baseline")
+        with applied(base.model, vector, lam * alpha, params.get("scale", ())):
             result["neutral_kl"] = neutral_kl(base, neutral, states)
-            ctx.progress(total - 1, total)
+            ctx.progress(2, total)
             if pairs:
                 result["alone"] = margins(base, pairs)
     result["pairs"], result["neutral_texts"] = len(pairs), len(neutral)
@@ -58,6 +55,16 @@ def run(ctx: ActionContext) -> None:
     result["passed"] = True
     write_json(ctx.out / "verify.json", result)
     ctx.progress(total, total)
+
+
+def read_baseline(ctx: ActionContext, role: str) -> dict[str, Any]:
+    """What the rule `baseline` measured."""
+    try:
+        found: dict[str, Any] = json.loads((ctx.inputs[role] / "baseline.json").read_text(encoding="utf-8"))
+    except (KeyError, OSError, ValueError) as error:
+        what = f"no measurement of the base ({type(error).__name__})"
+        raise ActionError(what, where=role, remedy="build it again") from error
+    return found
 
 
 def gates_of(params: Mapping[str, Any]) -> dict[str, float]:

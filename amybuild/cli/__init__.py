@@ -22,6 +22,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "init": "project:init",
     "doctor": "project:doctor",
     "rollback": "history:rollback",
+    "sweep": "sweep:sweep",
 }
 
 

@@ -31,6 +31,7 @@ commands:
   amybuild pin [BUILD]          write Personafile.lock; --name, --list, --remove
   amybuild checkout BUILD       put an earlier build back into dist/, without training; --lock: the pinned one
   amybuild rollback [N]         put the build before the product's back
+  amybuild sweep KEY=V,V,…      link and measure many settings of the coefficients, without training
   amybuild gc                   free what no pin, recent build or running process needs
   amybuild fsck                 hash the whole cache again, find damage, mend it
   amybuild watch [TARGET…]      build again after every edit

@@ -70,6 +70,7 @@ def log(argv: Sequence[str]) -> int:
 def show(argv: Sequence[str]) -> int:
     parser = command("show", "What a build is made of, and what was measured.")
     parser.add_argument("build", nargs="?", metavar="BUILD", help=f"{_BUILD}; default: @")
+    parser.add_argument("--layers", action="store_true", help="interference of the vectors block by block")
     args = enter(parser, argv)
     from amybuild.versions import find, open_cache
 
@@ -79,7 +80,7 @@ def show(argv: Sequence[str]) -> int:
         return 0
     from amybuild.report.builds import show
 
-    print(show(record.info))
+    print(show(record.info, args.layers))
     return 0
 
 

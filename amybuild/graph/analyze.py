@@ -60,15 +60,17 @@ class _Analysis:
             for key in ("kind", "wheel", "hub", "revision", "file", "sha256")
             if (value := getattr(base, key)) is not None
         }
-        source = None
-        if base.path is not None:
-            path = (self.persona.root / base.path).resolve()
-            if not os.path.exists(path):  # Path.exists raises for a name that is too long
-                raise InputError(f"no such file or folder: {base.path}", where=f"{base.where} path")
-            source = PathSource(path, self.digest_path(path))
+        source = None if base.path is None else self._outside(base.path, f"{base.where} path")
         target = f"base.{base.name}"
         origins = dict.fromkeys(params, "base")
         return self.graph.add(Action(f"{target}/import", target, "base", params, source=source, origins=origins))
+
+    def _outside(self, name: str, where: str) -> PathSource:
+        """A file or folder that an action reads, by its path from the project, with what it holds now."""
+        path = (self.persona.root / name).resolve()
+        if not os.path.exists(path):  # Path.exists raises for a name that is too long
+            raise InputError(f"no such file or folder: {name}", where=where)
+        return PathSource(path, self.digest_path(path))
 
     def _nodes(self, where: str, node: str | None, query: str | None) -> tuple[NodeSource, ...]:
         """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
@@ -87,28 +89,44 @@ class _Analysis:
     def _task(self, task: Task, tasks: dict[str, Task]) -> str:
         if task.name in self.vectors:
             return self.vectors[task.name]
-        target, inputs = task.target, {"base": self.base, "neutral": self.neutral}
-        if task.analogy:
-            three = {role: self._task(tasks[getattr(task.analogy, role)], tasks) for role in "abc"}
-            vector = self.graph.add(Action(f"{target}/combine", target, "combine", {}, three))
-        else:
+        target = task.target
+        inputs = {"base": self.base, "neutral": self.neutral}
+        if task.has_dialogues:
             nodes = self._nodes(f"{task.where} {'node' if task.node else 'query'}", task.node, task.query)
             params, origins = _take(task.recipe, _CORPUS)
             inputs["corpus"] = self.graph.add(
                 Action(f"{target}/corpus", target, "corpus", params, nodes=nodes, origins=origins)
             )
-            params, origins = _take(task.recipe, _TRAIN)
-            needs = task.recipe.resources
-            vector = self.graph.add(
-                Action(f"{target}/train", target, "train", params, dict(inputs), origins=origins, resources=needs)
-            )
-        self.vectors[task.name] = vector
-        params, origins = _take(task.recipe, _VERIFY)
-        params |= {"alpha": task.alpha, "lambda": self.persona.link.lam, "gates": dict(task.recipe.gates)}
-        inputs["vector"] = vector
+        self.vectors[task.name] = vector = self._vector(task, tasks, inputs)
         needs = task.recipe.resources
+        params, origins = _take(task.recipe, _VERIFY)
+        if task.has_dialogues:
+            read = {"base": self.base, "corpus": inputs["corpus"]}
+            inputs["baseline"] = self.graph.add(
+                Action(f"{target}/baseline", target, "baseline", params, read, origins=origins, resources=needs)
+            )
+        params = params | {"alpha": task.alpha, "lambda": self.persona.link.lam, "gates": dict(task.recipe.gates)}
+        if task.scale:
+            params["scale"] = [dict(row) for row in task.scale]
+        inputs["vector"] = vector
         self.graph.add(Action(f"{target}/verify", target, "verify", params, inputs, origins=origins, resources=needs))
         return vector
+
+    def _vector(self, task: Task, tasks: dict[str, Task], inputs: dict[str, str]) -> str:
+        """The action that makes a task's vector: an analogy, one taken from outside, or a training."""
+        if task.analogy:
+            three = {role: self._task(tasks[getattr(task.analogy, role)], tasks) for role in "abc"}
+            return self.graph.add(Action(task.vector, task.target, "combine", {}, {"base": self.base, **three}))
+        for kind in ("checkpoint", "adapter"):
+            path = getattr(task, kind)
+            if path is not None:
+                source = self._outside(path, f"{task.where} {kind}")
+                read = {"base": self.base}
+                return self.graph.add(Action(task.vector, task.target, "adopt", {"kind": kind}, read, source=source))
+        params, origins = _take(task.recipe, _TRAIN)
+        needs = task.recipe.resources
+        train = Action(task.vector, task.target, "train", params, dict(inputs), origins=origins, resources=needs)
+        return self.graph.add(train)
 
     def _direction(self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe) -> str:
         """texts -> activations, and labels, -> vectors; for one steering target or for the readout.
@@ -147,26 +165,33 @@ class _Analysis:
         link, linked = self.persona.link, self.persona.linked()
         params = {
             "method": link.method,
-            "density": link.density,
             "lambda": link.lam,
-            "elect": link.elect,
             "alphas": {task.name: task.alpha for task in linked},
+            **link.params,
         }
+        own = [{**row, "vector": task.name} for task in linked for row in task.scale]
+        if own:  # the first that matches counts: a vector's own factors come before everybody's
+            params["scale"] = [*own, *params.get("scale", ())]
         inputs = {"base": self.base, **{f"vector.{t.name}": self.vectors[t.name] for t in linked}}
         gates = tuple(f"{task.target}/verify" for task in linked)
         checkpoint = self.graph.add(Action("checkpoint/link", "checkpoint", "link", params, inputs, after=gates))
+        products = [checkpoint]
+        if link.adapter_rank is not None:
+            params = params | {"rank": link.adapter_rank}
+            adapter = Action("checkpoint/adapter", "checkpoint", "adapter", params, inputs, after=gates)
+            products.append(self.graph.add(adapter))
         inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral}
         for task in linked:
-            if not task.analogy:  # an analogy has no dialogues of its own
-                inputs[f"corpus.{task.name}"] = f"{task.target}/corpus"
-                inputs[f"verify.{task.name}"] = f"{task.target}/verify"
+            if task.has_dialogues:
+                for step in ("corpus", "baseline"):
+                    inputs[f"{step}.{task.name}"] = f"{task.target}/{step}"
         longest = max((task.recipe.fields["max_tokens"] for task in linked), default=192)
         params = {"device": self.persona.neutral["device"], "max_tokens": longest}
         final = self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
         directions = [f"{s.target}/vectors" for s in self.persona.steers]
         if self.persona.readout:
             directions.append("readout/vectors")
-        self.graph.whole = (checkpoint, final, *directions)
+        self.graph.whole = (*products, final, *directions)
 
 
 def _source(node: Node) -> NodeSource:

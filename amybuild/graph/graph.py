@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,17 @@ class ActionGraph:
                 wanted.add(one)
                 stack.extend(self.actions[one].needs)
         return {id: action for id, action in self.actions.items() if id in wanted}
+
+    def inputs_of(self, id: str) -> dict[str, Action]:
+        """An action and all that it reads, and nothing that is only ordered before it."""
+        wanted: set[str] = set()
+        stack = [id]
+        while stack:
+            one = stack.pop()
+            if one not in wanted:
+                wanted.add(one)
+                stack.extend(self.actions[one].inputs.values())
+        return {id: replace(action, after=()) for id, action in self.actions.items() if id in wanted}
 
     def select(self, targets: Iterable[str]) -> dict[str, Action]:
         """The closure of targets (``task.x``) or actions (``task.x/train``); `persona` or nothing means the product."""

@@ -33,13 +33,16 @@ RULES: Mapping[str, Rule] = {
         ),
         Rule("corpus", "amybuild.actions.corpus:run"),
         Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), resources=_ONE_MODEL),
-        Rule("combine", "amybuild.actions.combine:run", ("torch", "safetensors")),
+        Rule("adopt", "amybuild.actions.adopt:run", ("safetensors",)),
+        Rule("combine", "amybuild.link.combine:run", ("numpy",)),
+        Rule("baseline", "amybuild.actions.baseline:run", _MODEL, resources=_ONE_MODEL),
         Rule("verify", "amybuild.actions.verify:run", _MODEL, resources=_ONE_MODEL),
         Rule("texts", "amybuild.actions.texts:run"),
         Rule("labels", "amybuild.actions.labels:run"),
         Rule("activations", "amybuild.actions.activations:run", _MODEL, resources=_ONE_MODEL),
         Rule("vectors", "amybuild.actions.vectors:run", ("torch", "safetensors")),
-        Rule("link", "amybuild.link.run:run", ("torch", "safetensors"), resources=_ONE_MODEL),
+        Rule("link", "amybuild.link.run:run", ("numpy", "numba"), resources=_ONE_MODEL),
+        Rule("adapter", "amybuild.link.merged:run", ("numpy", "numba"), resources=_ONE_MODEL),
         Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, resources=_ONE_MODEL),
     )
 }

@@ -1,91 +1,98 @@
-"""The merge methods, one row each: how a vector is trimmed, how a sign is elected, what the sum is divided by."""
+"""The merge methods, one row each: which entries stay, how a sign is elected, what the sum is divided by, its paper."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, field
+from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
-from amybuild.link.select import kept_count, kth_largest
+from amybuild.link.matrix import MATRIX_METHODS, MatrixMethod
+from amybuild.link.strength import Strengths, finite, parse_strengths
 
-Elect = Callable[[Tensor], Tensor]
-
-
-def threshold(delta: Tensor, density: float) -> float:
-    """The magnitude an entry needs to stay: the k-th largest of the tensor, k = ceil(density * n); 0 for density 1."""
-    size = delta.numel()
-    if density >= 1.0 or size == 0:
-        return 0.0
-    return kth_largest(delta.abs().flatten().numpy(), kept_count(density, size))
+COMMON = ("method", "lambda", "alphas", "scale", "only", "depth")
+_ALWAYS = ("density", "elect")  # a Personafile has them whatever the method
 
 
-def trim(deltas: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Zero what is smaller than its vector's threshold: float32 [n, …] -> [n, …].
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method: its default, whether a value will do, and what to say when it will not."""
 
-    The cut is inclusive: entries equal to the threshold all stay, so the result depends on no sort order (and a tensor
-    with many equal magnitudes keeps more than its density).
-    """
-    cut = torch.tensor(thresholds, dtype=deltas.dtype).view(-1, *[1] * (deltas.dim() - 1))
-    return deltas * (deltas.abs() >= cut)
-
-
-def weigh(deltas: Tensor, alphas: Sequence[float]) -> Tensor:
-    """alpha_i * delta_i: float32 [n, …]."""
-    return deltas * torch.tensor(alphas, dtype=deltas.dtype).view(-1, *[1] * (deltas.dim() - 1))
-
-
-def elect_mass(weighted: Tensor) -> Tensor:
-    """The sign (-1, 0, 1) of the sum of the weighted entries: [n, …] -> […]. An exact zero sum elects nobody."""
-    return weighted.sum(0).sign_()
-
-
-def elect_count(weighted: Tensor) -> Tensor:
-    """The sign most of the non-zero weighted entries have: [n, …] -> […]. As many of each elect nobody."""
-    return weighted.sign().sum(0).sign_()
-
-
-def disjoint_mean(weighted: Tensor, elected: Tensor) -> Tensor:
-    """The mean over the non-zero entries that have the elected sign, 0 where nobody does: [n, …], […] -> […].
-
-    It divides by how many agree, not by their alphas: an alpha is an absolute strength, and one vector alone comes out
-    as alpha * delta, a negative one subtracted.
-    """
-    agreeing = (weighted * elected).clamp_(min=0.0)  # magnitudes; times ±1 is exact
-    mean = agreeing.sum(0).mul_(elected)
-    return mean.div_(agreeing.sign_().sum(0).clamp_(min=1.0))
-
-
-def total(weighted: Tensor, elected: Tensor | None = None) -> Tensor:
-    """The plain sum over the vectors: [n, …] -> […]."""
-    return weighted.sum(0)
-
-
-ELECTIONS: Mapping[str, Elect] = {"mass": elect_mass, "count": elect_count}
+    default: Any
+    fits: Callable[[Any], bool]
+    wanted: str
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the method table."""
+    """A row of the method table.
+
+    Elementwise: `thins` says which entries of each vector stay, `elects` whether those that oppose the elected sign are
+    left out. `matrix`: a method of whole matrices; what is none (vectors, embeddings, heads) gets the weighted sum.
+    """
 
     name: str
-    trims: bool  # per tensor, by magnitude, to the density
-    elects: bool  # a sign per entry, by mass or count, over the weighted trimmed values
-    divide: Callable[[Tensor, Tensor | None], Tensor]
     paper: str
+    thins: str = ""  # "" | trim | band | random | ranks | spread | consensus
+    elects: bool = False
+    matrix: MatrixMethod | None = None
+    parameters: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _ties_divide(weighted: Tensor, elected: Tensor | None) -> Tensor:
-    assert elected is not None
-    return disjoint_mean(weighted, elected)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-METHODS: Mapping[str, Method] = {
-    "linear": Method("linear", False, False, total, "https://arxiv.org/abs/2212.04089"),
-    "ties": Method("ties", True, True, _ties_divide, "https://arxiv.org/abs/2306.01708"),
+def _one_of(*words: str) -> Parameter:
+    return Parameter(words[0], lambda value: value in words, f"one of {', '.join(words)}")
+
+
+PARAMETERS: Mapping[str, Parameter] = {
+    "density": Parameter(0.2, lambda v: _is_number(v) and 0 < v <= 1, "a share above 0, at most 1"),
+    "elect": _one_of("mass", "count"),
+    "divide": _one_of("count", "weights", "none"),
+    "scope": _one_of("tensor", "global"),
+    "seed": Parameter(0, lambda v: isinstance(v, int) and not isinstance(v, bool), "a whole number"),
+    "epsilon": Parameter(0.15, lambda v: _is_number(v) and 0 <= v < 1, "a number from 0, below 1"),
+    "gamma": Parameter(0.01, lambda v: _is_number(v) and 0 <= v < 1, "a share from 0, below 1"),
+    "agree": Parameter(2, lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 1, "a count from 1"),
+    "need": Parameter(0.4, lambda v: _is_number(v) and v >= 0, "a number from 0"),
 }
+
+_TIES = ("density", "elect", "divide")
+_ARXIV = "https://arxiv.org/abs/"
+_ELEMENTWISE = (
+    Method("linear", f"{_ARXIV}2212.04089"),
+    Method("ties", f"{_ARXIV}2306.01708", "trim", True, parameters=(*_TIES, "scope")),
+    Method("dare_linear", f"{_ARXIV}2311.03099", "random", parameters=("density", "seed")),
+    Method("dare_ties", f"{_ARXIV}2311.03099", "random", True, parameters=(*_TIES, "seed")),
+    Method("della_linear", f"{_ARXIV}2406.11617", "ranks", parameters=("density", "epsilon", "seed")),
+    Method("della", f"{_ARXIV}2406.11617", "ranks", True, parameters=(*_TIES, "epsilon", "seed")),
+    Method("breadcrumbs", f"{_ARXIV}2312.06795", "band", parameters=("density", "gamma", "scope")),
+    Method("breadcrumbs_ties", f"{_ARXIV}2312.06795", "band", True, parameters=(*_TIES, "gamma", "scope")),
+    Method("sce", f"{_ARXIV}2408.07990", "spread", True, parameters=("density",), defaults={"density": 1.0}),
+    Method("consensus", f"{_ARXIV}2405.07813", "consensus", parameters=("agree", "need")),
+)
+METHODS: Mapping[str, Method] = {
+    **{row.name: row for row in _ELEMENTWISE},
+    **{row.name: Method(row.name, row.paper, matrix=row) for row in MATRIX_METHODS.values()},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to link: the method's row, its parameters, lambda, and how strongly each vector acts where."""
+
+    method: Method
+    values: Mapping[str, Any]
+    lam: float
+    strengths: Strengths
+
+    @property
+    def density(self) -> float:
+        """The share of entries the method keeps of each vector; 1 for methods that keep all."""
+        return float(self.values.get("density", 1.0))
 
 
 def method_named(name: object) -> Method:
@@ -93,28 +100,50 @@ def method_named(name: object) -> Method:
     if isinstance(name, str) and name in METHODS:
         return METHODS[name]
     near = did_you_mean(name, METHODS) if isinstance(name, str) else None
-    remedy = near or f"one of {_listed(METHODS)}"
+    remedy = near or f"one of {', '.join(sorted(METHODS))}"
     raise InputError(f"unknown link method {name!r}", where="[link] method", remedy=remedy)
 
 
-def election_named(name: object) -> Elect:
-    """The election of that name; `InputError` with the known ones otherwise."""
-    if isinstance(name, str) and name in ELECTIONS:
-        return ELECTIONS[name]
-    raise InputError(f"unknown election {name!r}", where="[link] elect", remedy=f"one of {_listed(ELECTIONS)}")
+def parse_recipe(params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
+    """Check `{"method" = "ties", "density" = 0.2, "lambda" = 1.0, "alphas" = {name: float}, …}`.
+
+    Every vector must have an alpha and every alpha a vector; a parameter that is not the method's is an error (but
+    `density` and `elect`, which are then not used). Raises `InputError`.
+    """
+    method = method_named(params.get("method", "ties"))
+    if method.matrix is not None:
+        return _matrix_recipe(method, method.matrix, params, vectors)
+    known = (*COMMON, *method.parameters, *_ALWAYS)
+    for name in params:
+        if name not in known:
+            what = f"'{name}' is no parameter of {method.name}" if name in PARAMETERS else f"unknown key '{name}'"
+            raise InputError(what, where="[link]", remedy=did_you_mean(name, known))
+    values: dict[str, Any] = {}
+    for name in (*method.parameters, *(name for name in _ALWAYS if name not in method.parameters)):
+        row = PARAMETERS[name]
+        value = params.get(name, method.defaults.get(name, row.default))
+        if not row.fits(value):
+            raise InputError(f"{value!r} will not do", where=f"[link] {name}", remedy=row.wanted)
+        if name in method.parameters:
+            values[name] = value
+    _check_della(values)
+    return Recipe(method, values, finite(params.get("lambda", 1.0), "[link] lambda"), parse_strengths(params, vectors))
 
 
-def combine(method: Method, elect: Elect, trimmed: Tensor, alphas: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Weigh, elect, divide: trimmed float32 [n, …] -> (weighted [n, …], merged […]); lambda is not yet in."""
-    weighted = weigh(trimmed, alphas)
-    return weighted, method.divide(weighted, elect(weighted) if method.elects else None)
+def _matrix_recipe(method: Method, row: MatrixMethod, params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
+    ignored = {*COMMON, *_ALWAYS} - set(row.settings)
+    given = {name: value for name, value in params.items() if name not in ignored}
+    row.check(given)
+    lam = finite(params.get("lambda", 1.0), "[link] lambda")
+    return Recipe(method, {**row.settings, **given}, lam, parse_strengths(params, vectors))
 
 
-def merge(method: Method, elect: Elect, deltas: Tensor, alphas: Sequence[float], density: float) -> Tensor:
-    """One tensor merged whole: float32 [n, …] -> […]; what the linker does block by block. lambda is not yet in."""
-    kept = trim(deltas, [threshold(delta, density) for delta in deltas]) if method.trims else deltas
-    return combine(method, elect, kept, alphas)[1]
-
-
-def _listed(names: Mapping[str, object]) -> str:
-    return ", ".join(sorted(names))
+def _check_della(values: Mapping[str, Any]) -> None:
+    if "epsilon" in values and values["density"] < 1:
+        density, epsilon = values["density"], values["epsilon"]
+        if not 0 < density - epsilon <= density + epsilon <= 1:
+            raise InputError(
+                f"chances from {density - epsilon:g} to {density + epsilon:g} are none",
+                where="[link] epsilon",
+                remedy=f"at most {min(density, 1 - density):g}, and below the density",
+            )

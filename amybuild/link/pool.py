@@ -1,29 +1,34 @@
-"""Work ahead in a few threads: results come in order, memory stays bounded, torch's own threads stay out of it."""
+"""Work ahead in a few threads: results come in order, and memory stays bounded."""
 
 from __future__ import annotations
 
-import threading
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_MOST_WORKERS = 8
+_MOST_WORKERS = 8  # the merge is bound by memory long before
 
 
-def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
-    """work(item) for each item, in their order, computed by as many threads as torch may use (8 at most).
+def available() -> int:
+    """How many threads are worth starting: the cores this process may use, 8 at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores))
 
-    Each thread runs torch single-threaded: on blocks that fit a cache, torch's parallel loops wait on each other more
-    than they work (ten times slower beside another process), and sums no longer depend on the number of threads.
-    At most two items more than there are threads are in memory.
+
+def in_order(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None
+) -> Generator[Result, None, None]:
+    """work(item) for each item, in their order, computed by `workers` threads (`available()` of them by default).
+
+    At most two items more than there are threads are in memory. Closing the generator waits for the items at work and
+    drops the others.
     """
-    workers = max(1, min(_MOST_WORKERS, torch.get_num_threads(), len(items)))
-    pool = _single_threaded(workers)
+    workers = max(1, min(workers or available(), len(items)))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="link")
     try:
         pending: deque[Future[Result]] = deque()
         for item in items:
@@ -34,20 +39,3 @@ def in_order(work: Callable[[Item], Result], items: Sequence[Item]) -> Generator
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _single_threaded(workers: int) -> ThreadPoolExecutor:
-    # torch's thread count is per thread, but setting it also sets the default of threads that start later: set it in
-    # every worker (the barrier gives each exactly one task), then put the default back
-    before = torch.get_num_threads()
-    barrier = threading.Barrier(workers)
-
-    def settle() -> None:
-        torch.set_num_threads(1)
-        barrier.wait()
-
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="link")
-    for future in [pool.submit(settle) for _ in range(workers)]:
-        future.result()
-    torch.set_num_threads(before)
-    return pool

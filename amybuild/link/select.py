@@ -1,54 +1,121 @@
-"""Exact selection: the k-th largest magnitude of a tensor, found from a sampled bracket."""
+"""Exact selection: the k-th largest magnitude of a difference, guessed from a sample and proved by counting."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+
+from amybuild.link.counting import collect, count, high_bits, low_bits
+from amybuild.link.delta import F32, Delta, blocks, sample
 
 _SMALL = 1 << 15
 _SAMPLE = 1 << 13
+_BLOCK = 1 << 17
+_GUESSES = 2
+_OFTEN = 8
+_SIGMAS = 3.0
+_FEW = 1 << 10
 
 
 def kept_count(density: float, size: int) -> int:
-    """How many of `size` entries a density in (0, 1] keeps: ceil(density * size), so never none (0 for size 0).
+    """How many of `size` entries a density in (0, 1] keeps: int(density * size), and never none."""
+    return min(size, max(1, int(density * size)))
 
-    The product is rounded at its ninth decimal first: 0.07 * 100 is 7, not 7.000000000000001.
+
+def kth_largest(deltas: Sequence[Delta], k: int) -> float:
+    """The k-th largest |entry| (1 <= k <= size) of the differences taken together, exactly, as float32.
+
+    Values that repeat (in differences of 16-bit weights a few per cent of all entries equal the answer) are guessed
+    and verified by one counting pass. Else a bracket from the sample is narrowed by counting and collected, and the
+    counts prove that the answer lies in it. When neither holds, two histogram passes over the bits find it. Entries
+    must not be NaN.
     """
-    return min(size, math.ceil(round(density * size, 9)))
+    size = sum(math.prod(delta.shape) for delta in deltas)
+    if size <= _SMALL:
+        every = np.concatenate([np.abs(block) for delta in deltas for block in blocks(delta, _BLOCK)])
+        return float(np.partition(every, size - k)[size - k])
+    stride = max(1, size // _SAMPLE) | 1  # odd: row lengths are even, so that the sample does not stay in a few columns
+    seen = np.abs(np.concatenate([sample(delta, stride) for delta in deltas]))
+    found = _guess(deltas, k, size, seen)
+    if found is None:
+        found = _bracket(deltas, k, size, seen)
+    return _by_bits(deltas, k) if found is None else found
 
 
-def kth_largest(magnitudes: NDArray[np.float32], k: int) -> float:
-    """The k-th largest entry (k >= 1) of a flat array, exactly; the array may be reordered.
-
-    A strided sample brackets the answer, one pass counts what lies above and collects what lies within, and the count
-    proves the bracket right; a wrong bracket costs a full partition, never a wrong answer. Entries must not be NaN.
-    """
-    size = magnitudes.size
-    if size > _SMALL:
-        inside = _bracketed(magnitudes, k)
-        if inside is not None:
-            magnitudes, k = inside
-            size = magnitudes.size
-    magnitudes.partition(size - k)
-    return float(magnitudes[size - k])
+def _count(deltas: Sequence[Delta], low: np.float32, high: np.float32) -> tuple[int, int]:
+    """How many magnitudes are above `high`, and how many at or above `low`."""
+    above = reach = 0
+    for delta in deltas:
+        for block in blocks(delta, _BLOCK):
+            more, same = count(block, low, high)
+            above, reach = above + more, reach + same
+    return above, reach
 
 
-def _bracketed(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], int] | None:
-    import numpy as np
-
-    # an odd stride: row lengths are even, so that the sample does not stay in a few columns
-    sample: NDArray[Any] = np.sort(values[:: (values.size // _SAMPLE) | 1])
-    share = k / values.size
-    slack = 4.0 * math.sqrt(max(share * (1 - share), 1 / sample.size) * sample.size) + 2
-    middle = (1 - share) * sample.size
-    low = sample[max(0, int(middle - slack))]
-    high = sample[min(sample.size - 1, int(middle + slack))]
-    above = int(np.count_nonzero(values > high))
-    inside = values[(values >= low) & (values <= high)]
-    if above < k <= above + inside.size:
-        return inside, k - above
+def _guess(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | None:
+    place = _place(k / size, seen)
+    cut = np.partition(seen, place)[place]
+    for _ in range(_GUESSES):
+        if np.count_nonzero(seen == cut) < _OFTEN:
+            return None  # values hardly repeat: no single one is likely to be the answer
+        above, reach = _count(deltas, cut, cut)
+        if above < k <= reach:
+            return float(cut)
+        beside = seen[seen > cut] if k <= above else seen[seen < cut]
+        if not beside.size:
+            return None
+        cut = beside.min() if k <= above else beside.max()
     return None
+
+
+def _place(share: float, seen: F32) -> int:
+    # where the share-th largest would be, were the sample sorted
+    return min(seen.size - 1, max(0, int((1 - share) * seen.size)))
+
+
+def _bracket(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | None:
+    share = k / size
+    slack = _SIGMAS * math.sqrt(max(share * (1 - share), 1 / seen.size) / seen.size) + 2 / seen.size
+    places = [_place(share + slack, seen), _place(share - slack, seen)]
+    low, high = np.partition(seen, places)[places]
+    above, reach = _count(deltas, low, high)
+    if not above < k <= reach:
+        return None
+    if reach - above > _FEW:  # between two known ranks the magnitudes are nearly evenly spread: look near the k-th
+        inside = reach - above
+        at, off = (reach - k) / inside, 4 / math.sqrt(inside)
+        near = [np.float32(low + (high - low) * min(1.0, max(0.0, at + side * off))) for side in (-1, 1)]
+        higher, wider = _count(deltas, near[0], near[1])
+        if higher < k <= wider:
+            low, high, above, reach = near[0], near[1], higher, wider
+    found = np.empty(reach - above + 2 * _FEW, np.float32)
+    at_place = 0
+    for delta in deltas:
+        for block in blocks(delta, _BLOCK):
+            at_place = collect(block, low, high, found, at_place)
+    place = reach - k
+    return float(np.partition(found[:at_place], place)[place])
+
+
+def _by_bits(deltas: Sequence[Delta], k: int) -> float:
+    upper = np.zeros(1 << 15, np.int64)
+    for delta in deltas:
+        for block in blocks(delta, _BLOCK):
+            high_bits(block, upper)
+    bin, k = _bin_of(upper, k)
+    lower = np.zeros(1 << 16, np.int64)
+    for delta in deltas:
+        for block in blocks(delta, _BLOCK):
+            low_bits(block, np.uint32(bin), lower)
+    word = bin << 16 | _bin_of(lower, k)[0]
+    return float(np.array([word], np.uint32).view(np.float32)[0])
+
+
+def _bin_of(bins: np.ndarray[tuple[int], np.dtype[np.int64]], k: int) -> tuple[int, int]:
+    # the bin that holds the k-th largest, and which largest of that bin it is
+    from_top = np.cumsum(bins[::-1])
+    place = int(np.searchsorted(from_top, k))
+    bin = len(bins) - 1 - place
+    return bin, k - int(from_top[place] - bins[bin])

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from amybuild.link.counting import products, signs
 
-    from amybuild.link.factors import LowRank
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+_DIGITS = 6  # sums are taken in float32 over a thousand entries, then in float64
 
-_LAYER = re.compile(r"\.(\d+)\.")
-_DIGITS = 6  # sums of float32 blocks agree to more digits than these whatever the number of threads
+
+class Counts:
+    """Counts over blocks of one weight, for the vectors that act on it with the strengths `alphas` [n]."""
+
+    def __init__(self, alphas: F64) -> None:
+        n = len(alphas)
+        self.alphas = alphas
+        self.size = 0
+        self.mass, self.mass_kept, self.mass_agreed = np.zeros((3, n))
+        self.gram, self.both, self.same = np.zeros((3, n, n))  # lower halves
+
+    def add_raw(self, deltas: F32) -> None:
+        """Count the differences of a block before any entry is dropped: float32 [n, m]."""
+        self.size += deltas.shape[1]
+        products(deltas, self.gram, self.mass)
+
+    def add_kept(self, kept: F32, merged: F64) -> None:
+        """Count what stays of a block, and what of it the merge has the sign of: float32 [n, m], float64 [m]."""
+        signs(kept, self.alphas, merged, self.both, self.same, self.mass_kept, self.mass_agreed)
 
 
 class Tally:
@@ -33,33 +49,20 @@ class Tally:
         self.conflict = np.zeros((n, n))  # … with opposite weighted signs
         self.gram = np.zeros((n, n))  # inner products of the untrimmed, unweighted differences
 
-    def add_block(self, who: Sequence[int], deltas: Tensor, weighted: Tensor, merged: Tensor, alphas: Tensor) -> None:
-        """Count one block: deltas (untrimmed) and weighted (trimmed) float32 [n, …], merged […], alphas [n]."""
-        n = len(who)
-        flat = weighted.view(n, -1)
-        signs = flat.sign()
-        present = signs.abs()
-        agreed = (flat * merged.view(1, -1).sign()).clamp_(min=0.0)
-        both = _f64(present @ present.T)
-        rows = np.asarray(who)
-        self.size[rows] += flat.shape[1]
-        self.kept[rows] += _f64(present.sum(1))
-        self.mass[rows] += _f64(deltas.view(n, -1).abs().sum(1) * alphas.abs())
-        self.mass_kept[rows] += _f64(flat.abs().sum(1))
-        self.mass_agreed[rows] += _f64(agreed.sum(1))
-        self.both[np.ix_(rows, rows)] += both
-        # same signs minus opposite ones = signs @ signs.T
-        self.conflict[np.ix_(rows, rows)] += (both - _f64(signs @ signs.T)) / 2
-
-    def add_factors(self, who: Sequence[int], deltas: Sequence[LowRank]) -> None:
-        """Count one tensor's inner products, from the factors: <B A, D C> = sum((B^T D) * (A C^T)), in float64."""
-        left = torch.cat([d.left.double() * d.scale for d in deltas], 1)
-        right = torch.cat([d.right.double() for d in deltas], 0)
-        cells = ((left.T @ left) * (right @ right.T)).numpy()
-        edges = np.cumsum([0, *(d.left.shape[1] for d in deltas)])[:-1]
-        gram = np.add.reduceat(np.add.reduceat(cells, edges, 0), edges, 1)
-        self.gram[np.ix_(np.asarray(who), np.asarray(who))] += gram
-        self.tensors += 1
+    def enter(self, who: Sequence[int], counts: Counts) -> None:
+        """Add one weight's (or a part's) counts of the vectors `who`."""
+        turn = np.sign(counts.alphas)
+        strength = np.abs(counts.alphas)
+        pairs = np.ix_(who, who)
+        both = _mirrored(counts.both)
+        self.size[who] += counts.size
+        self.kept[who] += both.diagonal()
+        self.mass[who] += counts.mass * strength
+        self.mass_kept[who] += counts.mass_kept * strength
+        self.mass_agreed[who] += counts.mass_agreed * strength
+        self.both[pairs] += both
+        self.conflict[pairs] += (both - _mirrored(counts.same) * np.outer(turn, turn)) / 2
+        self.gram[pairs] += _mirrored(counts.gram)
 
     def add(self, other: Tally) -> None:
         """Add another tally's counts to this one's."""
@@ -73,7 +76,7 @@ class Tally:
         return [_round(value) for value in np.sqrt(np.maximum(self.gram.diagonal(), 0.0))]
 
     @property
-    def conflicts(self) -> NDArray[np.float64]:
+    def conflicts(self) -> F64:
         """Of the entries two vectors both keep, the share with opposite weighted signs: [n, n]."""
         return _share(self.conflict, self.both)
 
@@ -106,19 +109,12 @@ class Tally:
         }
 
 
-def layer_of(weight: str) -> str:
-    """The block a weight belongs to: the first number in its name (`model.layers.7.mlp.up_proj.weight` -> "7")."""
-    match = _LAYER.search(weight)
-    return match[1] if match else "other"
-
-
-def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+def _share(part: F64, whole: F64) -> F64:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole != 0)
 
 
-def _f64(values: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = values.double().numpy()
-    return array
+def _mirrored(lower: F64) -> F64:
+    return np.tril(lower) + np.tril(lower, -1).T
 
 
 def _round(value: float) -> float:

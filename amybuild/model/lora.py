@@ -1,10 +1,11 @@
-"""LoRA factors: attached to a shared base for training, stored in PEFT's format, added to weights at a strength."""
+"""LoRA factors: attached to a shared base for training, stored in PEFT's format, read as differences of weights."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ class Adapter:
 
     factors: Mapping[str, Factors]
     config: Mapping[str, Any]
+
+    def deltas(self, model: Any) -> Iterator[tuple[str, Any, Any]]:
+        """(weight name, the model's parameter, delta W float32 in its layout), in the order of names."""
+        for name, factors in self.factors.items():
+            weight, delta = _weight(model, name), factors.delta()
+            yield f"{name}.weight", weight, delta.T if type(model.get_submodule(name)).__name__ == "Conv1D" else delta
 
 
 def scaling_of(rank: int, alpha: float, rslora: bool) -> float:
@@ -158,10 +165,10 @@ def read_adapter(folder: Path) -> Adapter:
             where=folder.name,
             remedy=f"it needs {CONFIG}, {WEIGHTS}",
         ) from error
-    for key in ("use_dora", "modules_to_save", "alpha_pattern", "rank_pattern"):
+    for key in ("use_dora", "modules_to_save"):
         if config.get(key):
             raise ActionError(f"{key} is not supported", where=f"{folder.name}/{CONFIG}", remedy="use plain LoRA")
-    scaling = scaling_of(int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora")))
+    rslora, alphas = bool(config.get("use_rslora")), config.get("alpha_pattern") or {}
     factors: dict[str, Factors] = {}
     for key in sorted(tensors):
         name, dot, rest = key.removeprefix(_PREFIX).partition(".lora_A.weight")
@@ -172,42 +179,10 @@ def read_adapter(folder: Path) -> Adapter:
         b = tensors.get(f"{_PREFIX}{name}.lora_B.weight")
         if b is None or b.shape[1] != tensors[key].shape[0]:
             raise ActionError("no lora_B of the same rank beside it", where=key, remedy="train this vector again")
+        alpha = float(next((alphas[p] for p in alphas if re.match(rf"(.*\.)?({p})$", name)), config["lora_alpha"]))
+        scaling = scaling_of(int(b.shape[1]), alpha, rslora)
         factors[name] = Factors(tensors[key].to(torch.float32), b.to(torch.float32), scaling)
     return Adapter(factors, config)
-
-
-def deltas(folder: Path) -> Iterator[tuple[str, Any]]:
-    """(weight name, delta W float32 [out, in]) for every module of an adapter folder, in the order of names."""
-    for name, factors in read_adapter(folder).factors.items():
-        yield f"{name}.weight", factors.delta()
-
-
-@contextmanager
-def applied(model: Any, adapter: Adapter, strength: float) -> Iterator[None]:
-    """Inside the block the weights are W + strength * delta W (added in float32); then the same bits as before."""
-    import torch
-
-    saved: list[tuple[Any, Any]] = []
-    try:
-        for name, factors in adapter.factors.items():
-            weight = _weight(model, name)
-            delta = (strength * factors.delta()).to(weight.device)
-            if type(model.get_submodule(name)).__name__ == "Conv1D":
-                delta = delta.T
-            if delta.shape != weight.shape:
-                raise ActionError(
-                    f"the vector has {list(delta.shape)}, the base {list(weight.shape)}",
-                    where=f"{name}.weight",
-                    remedy="it was trained on another base: build it again",
-                )
-            saved.append((weight, weight.detach().clone()))
-            with torch.no_grad():
-                weight.copy_(weight.float() + delta)
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, before in saved:
-                weight.copy_(before)
 
 
 def _weight(model: Any, name: str) -> Any:

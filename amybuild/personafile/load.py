@@ -10,10 +10,12 @@ from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.check import Table
+from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
 from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Steer, Task
 
 _EMOTIONS = "type:episodic"
+_SOURCES = ("node", "query", "analogy", "checkpoint", "adapter")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ def _set(data: dict[str, Any], assignment: str) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"'{key}' is not a table", where=f"--set {path.strip()}")
         data[key] = data = dict(inner)
-    data[keys[-1]] = value
+    if text.strip():
+        data[keys[-1]] = value
+    else:
+        data.pop(keys[-1], None)  # `--set link.density=` takes the key out
 
 
 def _at_least(low: int) -> tuple[Callable[[Any], bool], str]:
@@ -112,19 +117,23 @@ def _one_base(name: str, table: Table) -> Base:
 
 
 def _task(name: str, table: Table, book: RecipeBook) -> Task:
-    sources = [key for key in ("node", "query", "analogy") if key in table.data]
-    if len(sources) != 1:
-        raise table.fail(f"needs exactly one of node, query, analogy; has {', '.join(sources) or 'none'}")
+    sources = [key for key in _SOURCES if key in table.data]
+    taken = [key for key in ("checkpoint", "adapter") if key in table.data]
+    told = [key for key in sources if key not in taken]  # nodes beside a vector from outside only measure it
+    if len(taken) > 1 or len(told) > 1 or not sources or (taken and "analogy" in told):
+        raise table.fail(f"needs exactly one of {', '.join(_SOURCES)}; has {', '.join(sources) or 'none'}")
     node, query = table.take("node", str), table.take("query", str)
+    outside = {key: table.take(key, str) for key in ("checkpoint", "adapter")}
     analogy = None
     if "analogy" in table.data:
         three = table.child("analogy")
         analogy = Analogy(*(three.take(key, str, required=True) for key in "abc"))
         three.done()
     alpha = table.take("alpha", float, 1.0)
+    scale = tuple(read_scale(table, "scale"))
     recipe = book.resolve(table.take("recipe", str, "lora-sft"), "task", table)
     table.done()
-    return Task(name, table.at(), alpha, recipe, node, query, analogy)
+    return Task(name, table.at(), alpha, recipe, node, query, analogy, **outside, scale=scale)
 
 
 def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
@@ -157,11 +166,7 @@ def _readout(table: Table, book: RecipeBook) -> Readout:
 
 
 def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
-    method = table.one_of("method", ("ties", "linear"), "ties")
-    density = table.within("density", float, 0.2, lambda v: 0 < v <= 1, "must lie in (0, 1]")
-    lam = table.take("lambda", float, 1.0)
-    elect = table.one_of("elect", ("mass", "count"), "mass")
-    table.done()
+    method, lam, params = read_link(table)
     names = [t.name for t in tasks]
     for flag, wanted in (("--without", variant.without), ("--only", variant.only)):
         for name in wanted:
@@ -171,7 +176,8 @@ def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
     out = {name.removeprefix("task.") for name in variant.without}
     if variant.only:
         out |= set(names) - {name.removeprefix("task.") for name in variant.only}
-    return Link(table.at(), method, density, lam, elect, frozenset(out))
+    rank = params.pop("adapter_rank", None)
+    return Link(table.at(), method, lam, params, rank, frozenset(out))
 
 
 def _check_analogies(tasks: Mapping[str, Task]) -> None:

@@ -23,59 +23,67 @@ class Field:
     rule: str = ""
 
 
-def _at_least(low: float) -> dict[str, Any]:
+def at_least(low: float) -> dict[str, Any]:
+    """A field's rule: not below `low`."""
     return {"ok": lambda v: v >= low, "rule": f"must be at least {low}"}
 
 
-def _above(low: float) -> dict[str, Any]:
+def above(low: float) -> dict[str, Any]:
+    """A field's rule: more than `low`."""
     return {"ok": lambda v: v > low, "rule": f"must be more than {low}"}
 
 
-def _one_of(*names: str) -> dict[str, Any]:
+def one_of(*names: str) -> dict[str, Any]:
+    """A field's rule: one of `names`."""
     return {"ok": lambda v: v in names, "rule": f"must be one of {', '.join(names)}"}
 
 
-_DTYPE = _one_of("float32", "bfloat16", "float16")
-_DEVICE = _one_of("auto", "cpu", "cuda")
-_SHARE: dict[str, Any] = {"ok": lambda v: 0 < v < 1, "rule": "must lie between 0 and 1"}
+def share() -> dict[str, Any]:
+    """A field's rule: between 0 and 1, neither of them."""
+    return {"ok": lambda v: 0 < v < 1, "rule": "must lie between 0 and 1"}
+
+
+_DTYPE = one_of("float32", "bfloat16", "float16")
+_DEVICE = one_of("auto", "cpu", "cuda")
+_SHARE = share()
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {
     "task": {
-        "learn": Field(str, "continuation", **_one_of("continuation", "rejected")),
+        "learn": Field(str, "continuation", **one_of("continuation", "rejected")),
         "heldout": Field(float, 0.25, **_SHARE),
-        "min_examples": Field(int, 8, **_at_least(1)),
-        "rank": Field(int, 8, **_at_least(1)),
-        "lora_alpha": Field(float, 16.0, **_above(0)),
+        "min_examples": Field(int, 8, **at_least(1)),
+        "rank": Field(int, 8, **at_least(1)),
+        "lora_alpha": Field(float, 16.0, **above(0)),
         "rslora": Field(bool, False),
-        "steps": Field(int, 24, **_at_least(1)),
-        "batch": Field(int, 8, **_at_least(1)),
-        "replay_batch": Field(int, 4, **_at_least(0)),
-        "kl_weight": Field(float, 1.0, **_at_least(0)),
-        "margin_weight": Field(float, 0.0, **_at_least(0)),
-        "margin_beta": Field(float, 3.0, **_above(0)),
-        "lr": Field(float, 5e-4, **_above(0)),
-        "schedule": Field(str, "linear", **_one_of("linear", "cosine", "constant")),
+        "steps": Field(int, 24, **at_least(1)),
+        "batch": Field(int, 8, **at_least(1)),
+        "replay_batch": Field(int, 4, **at_least(0)),
+        "kl_weight": Field(float, 1.0, **at_least(0)),
+        "margin_weight": Field(float, 0.0, **at_least(0)),
+        "margin_beta": Field(float, 3.0, **above(0)),
+        "lr": Field(float, 5e-4, **above(0)),
+        "schedule": Field(str, "linear", **one_of("linear", "cosine", "constant")),
         "warmup": Field(float, 0.1, ok=lambda v: 0 <= v < 1, rule="must be a share of the steps, 0 <= warmup < 1"),
-        "weight_decay": Field(float, 0.0, **_at_least(0)),
-        "clip": Field(float, 1.0, **_at_least(0)),
-        "max_tokens": Field(int, 192, **_at_least(16)),
+        "weight_decay": Field(float, 0.0, **at_least(0)),
+        "clip": Field(float, 1.0, **at_least(0)),
+        "max_tokens": Field(int, 192, **at_least(16)),
         "dtype": Field(str, "float32", **_DTYPE),
         "device": Field(str, "auto", **_DEVICE),
-        "threads": Field(int, 0, **_at_least(0)),
+        "threads": Field(int, 0, **at_least(0)),
     },
     "steer": {
-        "min_score": Field(float, 8.0, **_at_least(0)),
-        "max_negative_mentions": Field(int, 0, **_at_least(0)),
-        "min_chars": Field(int, 40, **_at_least(1)),
-        "max_per_concept": Field(int, 500, **_at_least(3)),
-        "reading": Field(str, "mean", **_one_of("mean", "last")),
-        "max_tokens": Field(int, 256, **_at_least(8)),
-        "batch": Field(int, 8, **_at_least(1)),
+        "min_score": Field(float, 8.0, **at_least(0)),
+        "max_negative_mentions": Field(int, 0, **at_least(0)),
+        "min_chars": Field(int, 40, **at_least(1)),
+        "max_per_concept": Field(int, 500, **at_least(3)),
+        "reading": Field(str, "mean", **one_of("mean", "last")),
+        "max_tokens": Field(int, 256, **at_least(8)),
+        "batch": Field(int, 8, **at_least(1)),
         "dtype": Field(str, "float32", **_DTYPE),
         "device": Field(str, "auto", **_DEVICE),
         "layers": Field(object, "auto"),
-        "n_layers": Field(int, 3, **_at_least(1)),
-        "estimator": Field(str, "mean", **_one_of("mean")),
+        "n_layers": Field(int, 3, **at_least(1)),
+        "estimator": Field(str, "mean", **one_of("mean")),
     },
 }
 

@@ -48,7 +48,11 @@ class Analogy:
 
 @dataclass(frozen=True)
 class Task:
-    """A target that is a task vector: learned from nodes, or an analogy of three others."""
+    """A target that is a task vector: learned from nodes, an analogy of three others, or taken from outside.
+
+    `checkpoint` (a fine-tuned model's folder) and `adapter` (a PEFT folder) are taken as they are; nodes beside them
+    only measure. `scale` holds per-tensor factors of this vector, `{"match": glob, "factor": number}` each.
+    """
 
     name: str
     where: str
@@ -57,10 +61,24 @@ class Task:
     node: str | None = None
     query: str | None = None
     analogy: Analogy | None = None
+    checkpoint: str | None = None
+    adapter: str | None = None
+    scale: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def target(self) -> str:
         return f"task.{self.name}"
+
+    @property
+    def vector(self) -> str:
+        """The action that makes its vector."""
+        step = "combine" if self.analogy else "adopt" if self.checkpoint or self.adapter else "train"
+        return f"{self.target}/{step}"
+
+    @property
+    def has_dialogues(self) -> bool:
+        """Whether there is a held-out margin to measure (neutral text there always is)."""
+        return self.node is not None or self.query is not None
 
 
 @dataclass(frozen=True)
@@ -92,13 +110,16 @@ class Readout:
 
 @dataclass(frozen=True)
 class Link:
-    """How task vectors are joined: a row of the method table and its coefficients."""
+    """How task vectors are joined: a row of the method table, its overall factor, the other parameters stated.
+
+    `adapter_rank`: the rank of a merged LoRA adapter beside the checkpoint, or None for no adapter.
+    """
 
     where: str
     method: str
-    density: float
     lam: float
-    elect: str
+    params: Mapping[str, Any]
+    adapter_rank: int | None = None
     without: frozenset[str] = frozenset()
 
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from amybuild.plan.change import Cause, Difference, some
+from amybuild.report.link import interference
 from amybuild.report.text import behaviours, table
 from amybuild.report.why import Texts, cause_lines
 
+_SOURCES = ("checkpoint", "adapter", "node", "query")
 
-def show(info: Mapping[str, Any]) -> str:
-    """A build's parts and measured behaviours, from its persona.json."""
+
+def show(info: Mapping[str, Any], layers: bool = False) -> str:
+    """A build's parts, interference and measured behaviours, from its persona.json; `layers`: interference by block."""
     base, link = info["base"], info.get("link", {})
     out = [
         f"{info['name']}  build {info['build'][:12]}  (amybuild {info['amybuild']})",
@@ -21,10 +24,16 @@ def show(info: Mapping[str, Any]) -> str:
     ]
     rows = []
     for target in info["targets"]:
-        source = target.get("node") or target.get("query") or "analogy"
-        rows.append([target["name"], f"{target['alpha']:g}", target["recipe"], source, target["vector"][:12]])
+        source = next((str(target[key]) for key in _SOURCES if target.get(key)), "analogy")
+        rows.append([target["name"], f"{target['alpha']:g}", target.get("recipe", "-"), source, target["vector"][:12]])
     if rows:
         out += ["", table(rows, ["task", "alpha", "recipe", "from", "vector"])]
+    text = interference(link, layers)
+    out += ["", text] if text else []
+    adapter = info.get("adapter")
+    if adapter:
+        missed = f"misses {adapter['residual']:.1%} of it, leaves out {adapter['left_out_share']:.1%}"
+        out += ["", f"adapter  rank {adapter['rank']}  {missed} (norms)"]
     readout = info["readout"]
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]

@@ -28,7 +28,7 @@ def table(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
 
     def cell(text: str, width: int) -> str:
-        numeric = text == "-" or (text[:1] in "+-0123456789" and text[-1:].isdigit())
+        numeric = text == "-" or (text[:1] in "+-0123456789" and text[-1:] in "0123456789%")
         return text.rjust(width) if numeric else text.ljust(width)
 
     return "\n".join("  ".join(cell(t, w) for t, w in zip(line, widths, strict=True)).rstrip() for line in lines)

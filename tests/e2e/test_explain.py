@@ -115,7 +115,7 @@ def test_an_edit_is_the_root_cause_of_all_that_follows(built: Space) -> None:
     found = states(explained)
     assert found["task.listen/corpus"] == "stale"
     assert {a for a, s in found.items() if s == "unknown"} == {
-        *("task.listen/train", "task.listen/verify", "checkpoint/link", "persona/verify")
+        *("task.listen/train", "task.listen/baseline", "task.listen/verify", "checkpoint/link", "persona/verify")
     }
     by_target = {t["target"]: t for t in explained["targets"]}
     assert by_target["checkpoint"]["causes"] == ["task.listen/corpus"]

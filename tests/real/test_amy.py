@@ -81,7 +81,7 @@ def test_one_edited_dialogue_and_back(amy: Path) -> None:
     before, _ = command(amy)
     text = edit(amy, NODE, r"Assistant: You laughed", "Assistant: So you laughed")
     summary, _ = command(amy)
-    own = {f"task.listening/{step}" for step in ("corpus", "train", "verify")}
+    own = {f"task.listening/{step}" for step in ("corpus", "train", "baseline", "verify")}
     assert set(summary["ran"]) == own | {"checkpoint/link", "persona/verify"}
     (amy / NODE).write_text(text)
     undone, _ = command(amy)

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from amybuild.actions import base, combine, neutral, persona_verify, train, verify
+from amybuild.actions import base, baseline, neutral, persona_verify, train, verify
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
+from amybuild.link import combine
 from tests.tiny import make_tiny_base, write_jsonl
 
 RECIPE = {"rank": 2, "steps": 6, "batch": 4, "replay_batch": 2, "lr": 5e-3, "threads": 1}
@@ -57,6 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {"base": make_tiny_base(root / "base"), "corpus": root / "corpus"}
     found["neutral"] = go(neutral.run, root / "neutral", NEUTRAL, {"base": found["base"]})
     found["vector"] = go(train.run, root / "vector", RECIPE, found)
+    found["baseline"] = go(baseline.run, root / "baseline", {"threads": 1}, found)
     return found
 
 
@@ -204,22 +206,21 @@ def test_an_analogy_of_equals_is_the_vector_itself(world: dict[str, Path], tmp_p
     assert found["neutral_kl"] == pytest.approx(alone["neutral_kl"], rel=1e-2)
 
 
-def test_the_persona_is_measured_beside_base_and_vector(world: dict[str, Path], tmp_path: Path) -> None:
-    alone = go(verify.run, tmp_path / "verify", {"alpha": 1.0}, world)
+def test_the_persona_is_measured_beside_the_base(world: dict[str, Path], tmp_path: Path) -> None:
     inputs = {
         "base": world["base"],
         "checkpoint": make_tiny_base(tmp_path / "checkpoint", seed=5),
         "neutral": world["neutral"],
         "corpus.x": world["corpus"],
-        "verify.x": alone,
+        "baseline.x": world["baseline"],
     }
     found = load(go(persona_verify.run, tmp_path / "out", {}, inputs) / "verify.json")
     row = found["behaviours"]["x"]
-    assert row["base"] == load(alone / "verify.json")["base"]["margin"]
+    assert row["base"] == load(world["baseline"] / "baseline.json")["margin"]
     assert row["gain"] == pytest.approx(row["persona"] - row["base"])
     assert found["neutral_kl"] > 0
     with pytest.raises(ActionError, match="the gate is 0"):
         go(persona_verify.run, tmp_path / "out", {"max_neutral_kl": 0.0}, inputs)
-    del inputs["verify.x"]
-    with pytest.raises(ActionError, match="no verification"):
+    del inputs["baseline.x"]
+    with pytest.raises(ActionError, match="no measurement of the base"):
         go(persona_verify.run, tmp_path / "out", {}, inputs)

@@ -30,11 +30,17 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
         neutral: [base],
         "task.listen/corpus": [],
         "task.listen/train": sorted([base, neutral, "task.listen/corpus"]),
-        "task.listen/verify": sorted([base, neutral, "task.listen/corpus", "task.listen/train"]),
+        "task.listen/baseline": sorted([base, "task.listen/corpus"]),
+        "task.listen/verify": sorted(
+            [base, neutral, *(f"task.listen/{step}" for step in ("baseline", "corpus", "train"))]
+        ),
         "task.close/corpus": [],
         "task.close/train": sorted([base, neutral, "task.close/corpus"]),
-        "task.close/verify": sorted([base, neutral, "task.close/corpus", "task.close/train"]),
-        "task.steady/combine": ["task.close/train", "task.listen/train"],
+        "task.close/baseline": sorted([base, "task.close/corpus"]),
+        "task.close/verify": sorted(
+            [base, neutral, *(f"task.close/{step}" for step in ("baseline", "corpus", "train"))]
+        ),
+        "task.steady/combine": [base, "task.close/train", "task.listen/train"],
         "task.steady/verify": sorted([base, neutral, "task.steady/combine"]),
         "steer.joy/texts": [],
         "steer.joy/activations": [base, "steer.joy/texts"],
@@ -53,7 +59,7 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
         "persona/verify": sorted(
             [
                 *(base, neutral, "checkpoint/link"),
-                *(f"task.{name}/{step}" for name in ("listen", "close") for step in ("corpus", "verify")),
+                *(f"task.{name}/{step}" for name in ("listen", "close") for step in ("baseline", "corpus")),
             ]
         ),
     }
@@ -75,7 +81,12 @@ def test_every_action_can_be_keyed_and_run(tmp_path: Path) -> None:
 def test_roles_and_coefficients(tmp_path: Path) -> None:
     graph = analyzed(tmp_path)
     combine = graph.actions["task.steady/combine"]
-    assert combine.inputs == {"a": "task.listen/train", "b": "task.close/train", "c": "task.listen/train"}
+    assert combine.inputs == {
+        "base": "base.tiny/import",
+        "a": "task.listen/train",
+        "b": "task.close/train",
+        "c": "task.listen/train",
+    }
     link = graph.actions["checkpoint/link"]
     assert link.params["alphas"] == {"close": -0.5, "listen": 1.0, "steady": 1.0}
     assert not any(role.startswith("verify") for role in link.inputs), "the gates go before, they are not in the key"

@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import torch
 
-from amybuild.actions.combine import combined
+from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError
+from amybuild.link import combine
 from amybuild.model.load import load_base
 from amybuild.model.lora import (
     adapter_config,
-    applied,
     attached,
-    deltas,
     initial_a,
     linear_modules,
     read_adapter,
     scaling_of,
     write_adapter,
 )
+from amybuild.model.vector import applied
 from tests.tiny import ARCHITECTURES, make_tiny_base
 
 
@@ -113,13 +113,16 @@ def test_scaling() -> None:
 def test_an_analogy_is_the_exact_sum_of_deltas(tmp_path: Path) -> None:
     with load_base(make_tiny_base(tmp_path / "base"), keep=False) as base:
         folders = [random_adapter(base, tmp_path / str(i), i, rank=i, rslora=i == 2) for i in (1, 2, 3)]
-    a, b, c = (read_adapter(folder) for folder in folders)
-    pairs, rank = combined([(b, 1.0), (a, -1.0), (c, 1.0)])
-    assert rank == 6
-    parts = [dict(deltas(folder)) for folder in folders]
-    for name, (down, up) in pairs.items():
-        key = f"{name}.weight"
-        torch.testing.assert_close(up @ down, parts[1][key] - parts[0][key] + parts[2][key], atol=1e-5, rtol=1e-4)
+    out = tmp_path / "out"
+    out.mkdir()
+    inputs = dict(zip("abc", folders, strict=True))
+    combine.run(ActionContext("task.x/combine", "0" * 64, {}, inputs, out))
+    parts = [{name: one.delta() for name, one in read_adapter(folder).factors.items()} for folder in folders]
+    adapter = read_adapter(out)
+    assert adapter.config["r"] == 6
+    for name, factors in adapter.factors.items():
+        wanted = parts[1][name] - parts[0][name] + parts[2][name]
+        torch.testing.assert_close(factors.delta(), wanted, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("field", ["use_dora", "modules_to_save"])

@@ -187,7 +187,7 @@ def test_any_change_loads_or_is_an_input_error(file: Path, changes: list[tuple[s
     except InputError:
         return
     # every number in it can stand in a key
-    canonical([persona.neutral, persona.link.lam, persona.link.density, [t.alpha for t in persona.tasks]])
+    canonical([persona.neutral, persona.link.lam, dict(persona.link.params), [t.alpha for t in persona.tasks]])
     for recipe in [*(task.recipe for task in persona.tasks), *(steer.recipe for steer in persona.steers)]:
         canonical([recipe.fields, recipe.gates])
 
@@ -306,7 +306,7 @@ def test_set_below_a_value_is_refused(file: Path) -> None:
 
 def test_set_changes_a_copy_only(file: Path) -> None:
     with_sets(file, "link.density=0.1")
-    assert load(file).link.density == 0.5
+    assert load(file).link.params["density"] == 0.5
 
 
 @pytest.mark.parametrize(

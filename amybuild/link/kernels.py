@@ -1,0 +1,311 @@
+"""The loops over entries, compiled by numba: differences, the trim, the election and merge, the one rounding.
+
+Every loop is a function of its entries alone, in a fixed order over the vectors, so that neither threads nor the way a
+tensor is cut into blocks can change a bit. Differences are float32; sums over vectors are float64, rounded once to the
+weight's dtype. Compiled code is kept on the disk, beside this file or, where that is not writable, in the user's cache
+folder (`NUMBA_CACHE_DIR` overrides both); a first run without it compiles for a few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+Loop = TypeVar("Loop", bound=Callable[..., Any])
+_PART = 512  # entries whose float64 sums stay in the first-level cache
+
+
+def compiled(**options: Any) -> Callable[[Loop], Loop]:
+    """numba's njit without the interpreter lock, kept on the disk where there is a place for it."""
+
+    def compile_one(loop: Loop) -> Loop:
+        try:
+            return njit(nogil=True, cache=True, **options)(loop)  # type: ignore[no-any-return]
+        except RuntimeError:  # no folder to keep it in
+            return njit(nogil=True, **options)(loop)  # type: ignore[no-any-return]
+
+    return compile_one
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_float(typing: Any, bits: Any) -> Any:
+    """uint32 bits read as a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def as_bits(typing: Any, value: Any) -> Any:
+    """The uint32 bits of a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@compiled()
+def subtract_bf16(tuned: Any, base: Any, out: Any) -> None:
+    """tuned - base: uint16 bits of bfloat16 [n] -> float32 [n]."""
+    for j in range(out.size):
+        left = as_float(np.uint32(np.uint32(tuned[j]) << np.uint32(16)))
+        out[j] = left - as_float(np.uint32(np.uint32(base[j]) << np.uint32(16)))
+
+
+@compiled(fastmath={"contract"})
+def product(left: Any, right: Any, scale: Any, out: Any) -> None:
+    """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; fused multiply-adds, the rank ascending."""
+    m, rank = left.shape
+    columns = right.shape[1]
+    tall, deep = m // 4 * 4, rank // 4 * 4
+    out[:] = np.float32(0)
+    for i in range(0, tall, 4):  # four rows and four ranks at a time: a loaded row of `right` is used four times
+        o0, o1, o2, o3 = out[i], out[i + 1], out[i + 2], out[i + 3]
+        for k in range(0, deep, 4):
+            r0, r1, r2, r3 = right[k], right[k + 1], right[k + 2], right[k + 3]
+            a0, a1, a2, a3 = left[i, k], left[i, k + 1], left[i, k + 2], left[i, k + 3]
+            b0, b1, b2, b3 = left[i + 1, k], left[i + 1, k + 1], left[i + 1, k + 2], left[i + 1, k + 3]
+            c0, c1, c2, c3 = left[i + 2, k], left[i + 2, k + 1], left[i + 2, k + 2], left[i + 2, k + 3]
+            d0, d1, d2, d3 = left[i + 3, k], left[i + 3, k + 1], left[i + 3, k + 2], left[i + 3, k + 3]
+            for j in range(columns):
+                x0, x1, x2, x3 = r0[j], r1[j], r2[j], r3[j]
+                o0[j] = a3 * x3 + (a2 * x2 + (a1 * x1 + (a0 * x0 + o0[j])))
+                o1[j] = b3 * x3 + (b2 * x2 + (b1 * x1 + (b0 * x0 + o1[j])))
+                o2[j] = c3 * x3 + (c2 * x2 + (c1 * x1 + (c0 * x0 + o2[j])))
+                o3[j] = d3 * x3 + (d2 * x2 + (d1 * x1 + (d0 * x0 + o3[j])))
+    for i in range(m):
+        row = out[i]
+        for k in range(deep if i < tall else 0, rank):
+            a, b = left[i, k], right[k]
+            for j in range(columns):
+                row[j] = a * b[j] + row[j]
+        for j in range(columns):
+            row[j] *= scale
+
+
+@compiled(fastmath={"contract"})
+def product_at(left: Any, right: Any, scale: Any, stride: Any, out: Any) -> None:
+    """The entries 0, stride, 2 * stride … of `product`, read row by row: float32 -> [n]."""
+    rank, columns = right.shape
+    for place in range(out.size):
+        i, j = place * stride // columns, place * stride % columns
+        value = np.float32(0)
+        for k in range(rank):
+            value = left[i, k] * right[k, j] + value
+        out[place] = value * scale
+
+
+@compiled()
+def trim(values: Any, low: Any, high: Any) -> None:
+    """Zero, in place, what does not satisfy low <= |value| <= high: float32 [n]."""
+    for j in range(values.size):
+        value = values[j]
+        size = abs(value)
+        values[j] = value if (size >= low) & (size <= high) else np.float32(0)
+
+
+@compiled()
+def total(deltas: Any, alphas: Any, out: Any) -> None:
+    """sum of alpha_i * delta_i: float32 [n, m], float64 [n] -> float64 [m]."""
+    for start in range(0, out.size, _PART):
+        part = out[start : start + _PART]
+        part[:] = 0.0
+        for i in range(deltas.shape[0]):
+            row, alpha = deltas[i, start : start + _PART], alphas[i]
+            for j in range(part.size):
+                part[j] += alpha * np.float64(row[j])
+
+
+@compiled()
+def disjoint(deltas: Any, alphas: Any, shares: Any, divisors: Any, by_count: Any, out: Any) -> None:
+    """The agreeing entries joined: sum(share_i * alpha_i * delta_i) / sum(divisor_i) over those with the elected sign.
+
+    deltas float32 [n, m]; alphas, shares, divisors float64 [n]; out float64 [m]. Elected is the sign of the sum of the
+    weighted entries, or of the sum of their signs (`by_count`); an exact zero elects nobody and gives 0. Divisors that
+    are all 0 leave the sum undivided.
+    """
+    n = deltas.shape[0]
+    weighted = np.empty((n, _PART))
+    vote = np.empty(_PART)
+    over = np.empty(_PART)
+    for start in range(0, out.size, _PART):
+        part = out[start : start + _PART]
+        size = part.size
+        vote[:] = 0.0
+        over[:] = 0.0
+        part[:] = 0.0
+        for i in range(n):
+            row, alpha, mine = deltas[i, start : start + _PART], alphas[i], weighted[i]
+            if by_count:
+                for j in range(size):
+                    z = alpha * np.float64(row[j])
+                    mine[j] = z
+                    vote[j] += (1.0 if z > 0 else 0.0) - (1.0 if z < 0 else 0.0)
+            else:
+                for j in range(size):
+                    z = alpha * np.float64(row[j])
+                    mine[j] = z
+                    vote[j] += z
+        for i in range(n):
+            mine, share, divisor = weighted[i], shares[i], divisors[i]
+            for j in range(size):
+                agrees = mine[j] * vote[j] > 0
+                part[j] += share * mine[j] if agrees else 0.0
+                over[j] += divisor if agrees else 0.0
+        for j in range(size):
+            part[j] /= over[j] if over[j] > 0 else 1.0
+
+
+@compiled()
+def add_bf16(base: Any, merged: Any, strength: Any, out: Any) -> None:
+    """base + strength * merged, rounded once (nearest, ties to even): bfloat16 bits [n], float64 [n] -> bits [n].
+
+    The float64 sum is first rounded to odd in float32, which keeps the second rounding from being a double one. Where
+    there is nothing to add the base's bits stay.
+    """
+    one, half = np.uint32(1), np.uint32(0x7FFF)
+    for j in range(out.size):
+        bits = base[j]
+        extra = strength * merged[j]
+        exact = np.float64(as_float(np.uint32(np.uint32(bits) << np.uint32(16)))) + extra
+        near = np.float32(exact)
+        back = np.float64(near)
+        word = as_bits(near)
+        toward = np.uint32(word - one) if abs(back) > abs(exact) else np.uint32(word + one)
+        word = toward if (back != exact) & ((word & one) == np.uint32(0)) & (abs(back) < np.inf) else word
+        rounded = np.uint16(np.uint32(word + half + ((word >> np.uint32(16)) & one)) >> np.uint32(16))
+        out[j] = bits if extra == 0.0 else rounded
+
+
+@compiled()
+def consensus(deltas: Any, alphas: Any, scale: Any, agree: Any) -> None:
+    """Zero, in place, the entries that fewer than `agree` vectors need (TALL masks): float32 [n, m].
+
+    Vector i needs an entry when |x_i| >= scale * |sum_k x_k - x_i|, x_i = alpha_i * delta_i in float64.
+    """
+    n, m = deltas.shape
+    whole = np.empty(_PART)
+    votes = np.empty(_PART, np.int32)
+    for start in range(0, m, _PART):
+        size = min(_PART, m - start)
+        whole[:] = 0.0
+        votes[:] = 0
+        for i in range(n):
+            row, alpha = deltas[i, start : start + size], alphas[i]
+            for j in range(size):
+                whole[j] += alpha * np.float64(row[j])
+        for i in range(n):
+            row, alpha = deltas[i, start : start + size], alphas[i]
+            for j in range(size):
+                x = alpha * np.float64(row[j])
+                votes[j] += np.int32(1) if abs(x) >= scale * abs(whole[j] - x) else np.int32(0)
+        for i in range(n):
+            row = deltas[i, start : start + size]
+            for j in range(size):
+                row[j] = row[j] if votes[j] >= agree else np.float32(0)
+
+
+@compiled()
+def spread(deltas: Any, alphas: Any, out: Any) -> None:
+    """The variance over the vectors of alpha_i * delta_i, of each entry: float32 [n, m] -> float32 [m]."""
+    n, m = deltas.shape
+    for j in range(m):
+        mean = 0.0
+        for i in range(n):
+            mean += alphas[i] * np.float64(deltas[i, j])
+        mean /= n
+        square = 0.0
+        for i in range(n):
+            off = alphas[i] * np.float64(deltas[i, j]) - mean
+            square += off * off
+        out[j] = np.float32(square / n)
+
+
+@compiled()
+def keep_where(deltas: Any, values: Any, low: Any) -> None:
+    """Zero, in place, the entries of every vector where value < low: float32 [n, m], [m]."""
+    for i in range(deltas.shape[0]):
+        row = deltas[i]
+        for j in range(row.size):
+            row[j] = row[j] if values[j] >= low else np.float32(0)
+
+
+@compiled()
+def philox_block(key0: Any, key1: Any, high0: Any, high1: Any, block: Any) -> Any:
+    """Philox4x32-10 (Salmon et al., SC 2011): the four random words (uint64 below 2^32) of a counter.
+
+    The counter is (lower, upper word of `block`, high0, high1), the key (key0, key1); all uint64.
+    """
+    mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
+    a, b, c, d = block & mask, block >> shift, high0 & mask, high1 & mask
+    k, m = key0 & mask, key1 & mask  # 32-bit values, visibly so: else no processor multiplies several at once
+    for _ in range(10):
+        left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
+        a, b = (right >> shift) ^ b ^ k, right & mask
+        c, d = (left >> shift) ^ d ^ m, left & mask
+        k = (k + np.uint64(0x9E3779B9)) & mask
+        m = (m + np.uint64(0xBB67AE85)) & mask
+    return a, b, c, d
+
+
+@compiled()
+def philox(key0: Any, key1: Any, high0: Any, high1: Any, start: Any, out: Any) -> None:
+    """Random words start, start + 1, … of a stream, uint32 [n]; word e is word e % 4 of block e // 4."""
+    lead = min(out.size, -start % 4)  # words before the first whole block
+    blocks = (out.size - lead) // 4
+    first = (start + lead) // 4
+    for i in range(blocks):
+        a, b, c, d = philox_block(key0, key1, high0, high1, np.uint64(first + i))
+        at = lead + 4 * i
+        out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
+    for at in range(out.size - 4 * blocks):  # the words before and after
+        place = at if at < lead else at + 4 * blocks
+        words = philox_block(key0, key1, high0, high1, np.uint64((start + place) // 4))
+        out[place] = words[(start + place) % 4]
+
+
+@compiled()
+def middle_ranks(magnitudes: Any, order: Any, out: Any) -> None:
+    """Per row the ranks from 0 (smallest) to 1, equal magnitudes sharing their mean: float32, order [m, n] -> float64.
+
+    `order` sorts each row ascending; a row of one entry has rank 1/2.
+    """
+    rows, n = magnitudes.shape
+    for i in range(rows):
+        if n == 1:
+            out[i, 0] = 0.5
+            continue
+        start = 0
+        while start < n:
+            value = magnitudes[i, order[i, start]]
+            stop = start + 1
+            while stop < n and magnitudes[i, order[i, stop]] == value:
+                stop += 1
+            rank = (start + stop - 1) / 2 / (n - 1)
+            for j in range(start, stop):
+                out[i, order[i, j]] = rank
+            start = stop
+
+
+@compiled()
+def drop(values: Any, words: Any, limit: Any) -> None:
+    """Zero, in place, the entries whose word is not below the limit: float32 [n], uint32 [n], uint64."""
+    for j in range(values.size):
+        values[j] = values[j] if np.uint64(words[j]) < limit else np.float32(0)
+
+
+@compiled()
+def thin(values: Any, words: Any, chances: Any) -> None:
+    """Keep an entry where word < chance * 2^32 and divide it by its chance, in place: float32, uint32, float64 [n]."""
+    for j in range(values.size):
+        chance = chances[j]
+        kept = np.float64(words[j]) < chance * 4294967296.0
+        values[j] = np.float32(np.float64(values[j]) / chance) if kept else np.float32(0)

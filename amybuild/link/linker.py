@@ -1,0 +1,187 @@
+"""The linker: bound task vectors merged into a base weight by weight, in spans, and counted as it goes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amybuild.errors import ActionError
+from amybuild.link.delta import SPAN
+from amybuild.link.memo import Memo
+from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
+from amybuild.link.methods import Recipe
+from amybuild.link.strength import layer_of
+from amybuild.link.tally import Counts, Tally
+from amybuild.link.tensors import Shard, Weight, all_tensors, extent
+from amybuild.link.vector import TaskVector
+from amybuild.link.write import add_rounded
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows [start, stop) of one weight: what one thread does at a time."""
+
+    join: Join
+    start: int
+    stop: int
+
+
+class Linker:
+    """The merge of `vectors` (bound to the base, sorted by name) over the shards of `base`."""
+
+    def __init__(self, base: Sequence[Shard], vectors: Sequence[TaskVector], recipe: Recipe, memo: Memo) -> None:
+        recipe.strengths.check({vector.name: vector.deltas for vector in vectors})
+        self._recipe = recipe
+        self._vectors = vectors
+        self._memo = memo
+        self._local = threading.local()
+        self._spare: deque[NDArray[np.uint8]] = deque()
+        self._layers = layer_count(base)
+        self._tallies: dict[str, Tally] = {}
+        self._joins: dict[str, Join] = {}
+        wide = self._global_cuts() if recipe.values.get("scope") == "global" else {}
+        for shard, stored in all_tensors(base):
+            if parts := self._parts(stored.name):
+                stored.check_float()
+                cuts = [wide.get(part.vector) or memo.get(part.vector, stored.name) for part in parts]
+                self._joins[stored.name] = Join(Weight(shard, stored), parts, recipe, cuts)
+
+    @property
+    def weights(self) -> list[str]:
+        """The weights that change, in file order."""
+        return list(self._joins)
+
+    def spans(self, weight: str) -> list[Span]:
+        """The work on one weight, in row order; none for a weight that does not change."""
+        join = self._joins[weight]
+        return [Span(join, *rows) for rows in row_blocks(join.weight.shape, SPAN)]
+
+    def merged(self, span: Span) -> tuple[NDArray[Any], Tally]:
+        """The new values of a span, flat in the base's storage type, and the counts of its merge."""
+        join, recipe = span.join, self._recipe
+        weight = join.weight
+        join.prepare(self._scratch())
+        strength = recipe.lam
+        if recipe.strengths.depth is not None:
+            strength *= recipe.strengths.depth.factor(join.name, self._layers)
+        counts = Counts(np.array([part.alpha for part in join.parts]))
+        columns = extent(weight.shape)[1]
+        out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
+        for first, last in row_blocks((span.stop - span.start, columns)):
+            start, stop = span.start + first, span.start + last
+            kept, merged = join.block(start, stop, self._scratch(), counts.add_raw)
+            counts.add_kept(kept, merged)
+            add_rounded(weight, start, stop, merged, strength, out[first * columns : last * columns])
+        join.finish(span.start, span.stop)
+        for part, square in zip(join.parts, counts.gram.diagonal(), strict=True):
+            if not np.isfinite(square):
+                raise ActionError(
+                    f"its difference of '{join.name}' holds values that are not finite numbers",
+                    where=f"task vector {part.vector}",
+                    remedy="its training went astray: train it again",
+                )
+        tally = Tally(len(self._vectors))
+        tally.enter([part.place for part in join.parts], counts)
+        return out, tally
+
+    def count(self, span: Span, tally: Tally) -> None:
+        """Enter one span's counts (in file order, so that sums are always taken alike)."""
+        tally.tensors = int(span.start == 0)
+        self._tallies.setdefault(layer_of(span.join.name), Tally(len(self._vectors))).add(tally)
+        for part, cut in zip(span.join.parts, span.join.cuts, strict=True):
+            if cut is not None and span.start == 0 and self._recipe.values.get("scope") == "tensor":
+                self._memo.put(part.vector, span.join.name, cut)
+
+    def report(self) -> dict[str, Any]:
+        """The account written as `link.json`; vectors in the order of their names."""
+        recipe, names = self._recipe, [vector.name for vector in self._vectors]
+        overall = Tally(len(names))
+        for tally in self._tallies.values():
+            overall.add(tally)
+        layers = sorted(self._tallies, key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0))
+        strengths = recipe.strengths
+        account = {
+            "format_version": 1,
+            "method": recipe.method.name,
+            "paper": recipe.method.paper,
+            "density": recipe.density,
+            "lambda": recipe.lam,
+            "elect": recipe.values.get("elect"),
+            "parameters": dict(recipe.values),
+            "alphas": dict(strengths.alphas),
+            "scale": [{k: v for k, v in vars(entry).items() if v is not None} for entry in strengths.scale],
+            "only": list(strengths.only),
+            "depth": vars(strengths.depth) if strengths.depth else None,
+            "tensors_touched": len(self._joins),
+            "order": names,
+            "vectors": {name: overall.vector(i, names) for i, name in enumerate(names)},
+            "cosine": overall.cosines(),
+            "layers": [{"layer": layer, **self._tallies[layer].row()} for layer in layers],
+        }
+        return {key: value for key, value in account.items() if value or key not in ("scale", "only", "depth")}
+
+    def _parts(self, weight: str) -> list[Part]:
+        if self._recipe.lam == 0.0:
+            return []
+        found = []
+        for place, vector in enumerate(self._vectors):
+            if weight in vector.deltas:
+                alpha = self._recipe.strengths.of(vector.name, weight)
+                if alpha != 0.0:
+                    found.append(Part(place, vector.name, vector.deltas[weight], alpha))
+        return found
+
+    def _global_cuts(self) -> dict[str, Cut]:
+        # one threshold for a whole vector, whatever is linked of it, as in the paper
+        cuts: dict[str, Cut] = {}
+        for vector in self._vectors:
+            if self._recipe.strengths.alphas[vector.name] != 0.0:
+                deltas = [vector.deltas[weight] for weight in sorted(vector.deltas)]
+                gamma = self._recipe.values.get("gamma", 0.0)
+                cuts[vector.name] = self._memo.get(vector.name, "") or band(deltas, self._recipe.density, gamma)
+                self._memo.put(vector.name, "", cuts[vector.name])
+        return cuts
+
+    def reuse(self, piece: NDArray[Any]) -> None:
+        """Take back the array of a span that has been written: fresh memory costs as much as the merge."""
+        whole = piece
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        self._spare.append(whole)
+
+    def _buffer(self, size: int, kind: Any) -> NDArray[Any]:
+        length = size * np.dtype(kind).itemsize
+        try:
+            whole = self._spare.pop()
+        except IndexError:
+            whole = np.empty(0, np.uint8)
+        if whole.size < length:
+            whole = np.empty(length, np.uint8)
+        return whole[:length].view(kind)
+
+    def _scratch(self) -> Scratch:
+        found: Scratch | None = getattr(self._local, "scratch", None)
+        if found is None:
+            found = self._local.scratch = Scratch()
+        return found
+
+
+def layer_count(base: Sequence[Shard]) -> int:
+    """How many blocks the base has: as its config.json says, or by the greatest number in its weights' names."""
+    try:
+        config = json.loads((base[0].path.parent / "config.json").read_bytes())
+        for table in (config, config.get("text_config") or {}):
+            for key in ("num_hidden_layers", "n_layer", "num_layers"):
+                if isinstance(table.get(key), int):
+                    return int(table[key])
+    except (OSError, ValueError, AttributeError, IndexError):
+        pass
+    numbers = [int(layer) for _, stored in all_tensors(base) if (layer := layer_of(stored.name)).isdigit()]
+    return max(numbers, default=-1) + 1

@@ -1,0 +1,253 @@
+"""The merge of one weight, block by block: its thresholds, the entries that stay, the election, the sum."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amybuild.digest import digest_value
+from amybuild.link import kernels
+from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, fill, floats, release
+from amybuild.link.methods import Recipe
+from amybuild.link.select import kept_count, kth_largest
+from amybuild.link.tensors import Weight, extent
+
+F64 = NDArray[np.float64]
+Cut = tuple[float, float]  # the least and the largest magnitude that stay
+ALL: Cut = (0.0, float("inf"))
+_VOCABULARY = re.compile(r"embed|\bwte\b|\bwpe\b|head\b")
+_BLOCK = 1 << 16  # entries merged at a time: the working set of four vectors stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Part:
+    """One vector's share in one weight."""
+
+    place: int  # of the vector in the order of names
+    vector: str
+    delta: Delta
+    alpha: float  # its strength on this weight, not 0
+
+
+def band(delta: Sequence[Delta], density: float, gamma: float = 0.0) -> Cut:
+    """The magnitudes that stay of one or several differences taken together: k = max(1, int(density * n)) of n entries.
+
+    From the k-th largest on, both ends inclusive: entries equal to an end all stay, so no sort order matters. With
+    `gamma` (Breadcrumbs, arXiv 2312.06795) the int(gamma * n) largest go first; outlier removal gives way where it
+    would leave fewer than k.
+    """
+    size = sum(int(np.prod(extent(one.shape))) for one in delta)
+    if density >= 1.0 or size == 0:
+        return ALL
+    k = kept_count(density, size)
+    top = min(int(gamma * size), size - k)
+    return kth_largest(delta, top + k), (kth_largest(delta, top + 1) if top else ALL[1])
+
+
+class Join:
+    """One weight and the vectors that act on it, in the order of their names.
+
+    What holds for the whole weight (thresholds, SCE's shares, a matrix method's result) is found once, by whichever
+    thread comes first.
+    """
+
+    def __init__(self, weight: Weight, parts: Sequence[Part], recipe: Recipe, cuts: Sequence[Cut | None]) -> None:
+        self.weight = weight
+        self.name = weight.stored.name
+        self.parts = parts
+        self.cuts = list(cuts)  # one per part; None where the method has none or `prepare` has not run
+        self._recipe = recipe
+        self._deltas = [part.delta for part in parts]
+        self._alphas = np.array([part.alpha for part in parts])
+        self._shares = np.ones(len(parts))
+        self._divisors = self._shares
+        self._least = 0.0  # SCE's threshold on the variance
+        self._result: Delta | None = None  # of a matrix method
+        self._lock = threading.Lock()
+        self._ready = False
+
+    def prepare(self, scratch: Scratch) -> None:
+        """Find what holds for the whole weight, if that has not been done."""
+        with self._lock:
+            if not self._ready:
+                self._prepare(scratch)
+                self._ready = True
+
+    def finish(self, start: int, stop: int) -> None:
+        """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
+        self._deltas = [part.delta for part in self.parts]
+        for delta in self._deltas:
+            release(delta, start, stop)
+        self.weight.release(start, stop)
+
+    def _prepare(self, scratch: Scratch) -> None:
+        method, values = self._recipe.method, self._recipe.values
+        if method.thins in ("trim", "band"):
+            self._hold(scratch)
+            for i, delta in enumerate(self._deltas):
+                if self.cuts[i] is None:
+                    self.cuts[i] = band([delta], self._recipe.density, values.get("gamma", 0.0))
+        elif method.thins == "spread":
+            self._weigh_by_energy(scratch)
+        elif method.thins == "random":
+            self._alphas = self._alphas / self._recipe.density
+        if method.matrix is not None and _is_matrix(self.name, self._deltas):
+            base = floats(self.weight, 0, self.weight.shape[0]) if method.matrix.needs_base else None
+            self._result = method.matrix.merge(base, self._deltas, self._alphas.tolist(), values)
+        divide = values.get("divide")
+        if divide == "weights":
+            self._divisors = np.abs([part.alpha for part in self.parts])
+        elif divide == "none":
+            self._divisors = np.zeros(len(self.parts))
+
+    def _hold(self, scratch: Scratch) -> None:
+        # differences that are looked at several times are found once when all of them are small: such a weight is one
+        # span, so that the thread that holds them is the one that merges them
+        rows, columns = extent(self.weight.shape)
+        missing = any(cut is None for cut in self.cuts)
+        if missing and self._recipe.density < 1 and len(self.parts) * rows * columns <= SPAN:
+            held = scratch.matrix("held", len(self.parts), rows * columns)
+            for values, part in zip(held, self.parts, strict=True):
+                fill(part.delta, 0, rows, values)
+            self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
+
+    def block(self, start: int, stop: int, scratch: Scratch, look: Callable[[F32], None] | None) -> tuple[F32, F64]:
+        """Rows [start, stop): what stays of each vector, float32 [n, entries], and the merge, float64 [entries].
+
+        lambda is not yet in. The arrays are the scratch's, so the next block of the thread overwrites them. `look` is
+        called with the differences before any entry is dropped.
+        """
+        columns = extent(self.weight.shape)[1]
+        kept = self._filled(start, stop, scratch)
+        if look is not None:
+            look(kept)
+        merged = scratch.vector("merged", kept.shape[1])
+        if self._result is not None:
+            merged[:] = self._result.rows(start, stop).reshape(-1)
+        else:
+            self._thin(kept, start * columns, columns, scratch)
+            self._sum(kept, merged)
+        return kept, merged
+
+    def _filled(self, start: int, stop: int, scratch: Scratch) -> F32:
+        kept = scratch.matrix("kept", len(self.parts), (stop - start) * extent(self.weight.shape)[1])
+        for row, delta in zip(kept, self._deltas, strict=True):
+            fill(delta, start, stop, row)
+        return kept
+
+    def _sum(self, kept: F32, merged: F64) -> None:
+        if self._recipe.method.elects:
+            by_count = self._recipe.values.get("elect") == "count"
+            kernels.disjoint(kept, self._alphas, self._shares, self._divisors, by_count, merged)
+        else:
+            kernels.total(kept, self._alphas, merged)
+
+    def _thin(self, kept: F32, first: int, columns: int, scratch: Scratch) -> None:
+        """Zero what does not stay; `first`: the flat place of the block's first entry."""
+        method, values = self._recipe.method, self._recipe.values
+        if method.thins == "consensus":
+            kernels.consensus(kept, self._alphas, values["need"], min(values["agree"], len(self.parts)))
+        elif method.thins == "spread" and self._recipe.density < 1:
+            variance = scratch.vector("variance", kept.shape[1], np.float32)
+            kernels.spread(kept, self._alphas, variance)
+            kernels.keep_where(kept, variance, np.float32(self._least))
+        elif method.thins in ("trim", "band"):
+            for row, cut in zip(kept, self.cuts, strict=True):
+                if cut is not None and cut != ALL:
+                    kernels.trim(row, np.float32(cut[0]), np.float32(cut[1]))
+        elif method.thins in ("random", "ranks") and self._recipe.density < 1:
+            words = scratch.vector("words", kept.shape[1], np.uint32)
+            for row, part in zip(kept, self.parts, strict=True):
+                kernels.philox(*stream(values["seed"], part.vector, self.name), first, words)
+                if method.thins == "random":
+                    kernels.drop(row, words, np.uint64(np.ceil(self._recipe.density * 2.0**32)))
+                else:
+                    kernels.thin(row, words, self._chances(row, columns, scratch))
+
+    def _chances(self, row: F32, columns: int, scratch: Scratch) -> F64:
+        # DELLA: by rank of the magnitude within its row, density - epsilon … density + epsilon
+        magnitudes = np.abs(row).reshape(-1, columns)
+        ranks = scratch.vector("ranks", row.size, np.float64)
+        kernels.middle_ranks(magnitudes, np.argsort(magnitudes, axis=1), ranks.reshape(-1, columns))
+        epsilon = self._recipe.values["epsilon"]
+        ranks *= 2 * epsilon
+        ranks += self._recipe.density - epsilon
+        return ranks
+
+    def _weigh_by_energy(self, scratch: Scratch) -> None:
+        # SCE: threshold on the variance over the vectors, then each vector's share is its remaining energy
+        if self._recipe.density < 1:
+            self._least = band([_Spread(self._deltas, self._alphas)], self._recipe.density)[0]
+        energy = np.zeros(len(self.parts))
+        columns = extent(self.weight.shape)[1]
+        for start, stop in row_blocks(self.weight.shape):
+            kept = self._filled(start, stop, scratch)
+            self._thin(kept, start * columns, columns, scratch)
+            wide = self._alphas[:, None] * kept
+            energy += np.einsum("ij,ij->i", wide, wide)
+        self._shares = self._divisors = energy
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """The variance over the vectors of each entry, seen as a difference so that it can be selected from."""
+
+    deltas: Sequence[Delta]
+    alphas: F64
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.deltas[0].shape
+
+    def rows(self, start: int, stop: int) -> F32:
+        found = np.stack([delta.rows(start, stop).reshape(-1) for delta in self.deltas])
+        out = np.empty(found.shape[1], np.float32)
+        kernels.spread(found, self.alphas, out)
+        return out.reshape(stop - start, -1)
+
+
+def _is_matrix(name: str, deltas: Sequence[Delta]) -> bool:
+    # the papers' code leaves vocabulary-sized weights alone; low-rank ones cost nothing and are linear like others
+    low = all(isinstance(delta, LowRank) for delta in deltas)
+    return len(deltas[0].shape) == 2 and (low or not _VOCABULARY.search(name))
+
+
+class Scratch:
+    """Arrays of one thread that are used again and again."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def vector(self, name: str, size: int, kind: Any = np.float64) -> NDArray[Any]:
+        """An array [size] with undefined content."""
+        found = self._arrays.get(name)
+        if found is None or found.size < size:
+            found = self._arrays[name] = np.empty(size, kind)
+        return found[:size]
+
+    def matrix(self, name: str, rows: int, columns: int) -> F32:
+        """A float32 array [rows, columns] with undefined content."""
+        return self.vector(name, rows * columns, np.float32).reshape(rows, columns)
+
+
+def row_blocks(shape: Sequence[int], size: int | None = None) -> list[tuple[int, int]]:
+    """Row ranges of a weight of about `size` entries each (default: what is merged at a time), at least one row."""
+    rows, columns = extent(shape)
+    step = max(1, (size or _BLOCK) // max(1, columns))
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def stream(seed: int, vector: str, weight: str) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    """Philox's key and the upper half of its counter, for one vector's random numbers on one weight.
+
+    blake3 of (seed, vector, weight): no number depends on the order, the threads, or what else is linked.
+    """
+    digest = bytes.fromhex(digest_value("link.random", [seed, vector, weight]))[:16]
+    a, b, c, d = np.frombuffer(digest, "<u4").astype(np.uint64)
+    return a, b, c, d

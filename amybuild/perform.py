@@ -1,0 +1,59 @@
+"""How an action is performed: its rule's function is imported, with its libraries, and called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amybuild.graph.rules import RULES
+
+if TYPE_CHECKING:
+    from amybuild.execute.job import Job
+
+_IMPORTS = threading.Lock()
+
+
+def rule_function(rule: str) -> Callable[[Any], None]:
+    """Import a rule's function and its libraries, one thread at a time: two threads that import modules which need
+    each other can be handed a half-made one."""
+    module, _, function = RULES[rule].entry.partition(":")
+    with _IMPORTS:
+        for library in RULES[rule].libraries:
+            importlib.import_module(library)
+        found: Callable[[Any], None] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def run_job(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
+    """Import the rule's function (only now: it may bring torch) and call it."""
+    from amybuild.actions.context import ActionContext
+
+    # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two of
+    # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    run = rule_function(job.rule)
+    run(ActionContext(job.id, job.key, job.params, inputs, out, progress))
+
+
+def host() -> dict[str, Any]:
+    """The fingerprint of where an action ran: recorded, not part of any key."""
+    import platform
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        found["cpu"] = torch.backends.cpu.get_cpu_capability()
+        if torch.cuda.is_available():
+            found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -1,0 +1,149 @@
+"""A project as every command finds it: loaded, analyzed, planned, explained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import amybuild
+from amybuild.cache.actions import ActionCache
+from amybuild.cache.history import build_hash
+from amybuild.cache.memo import Memo
+from amybuild.cache.sources import Sources
+from amybuild.digest import digest_file
+from amybuild.graph.analyze import analyze
+from amybuild.graph.graph import Action, ActionGraph
+from amybuild.graph.rules import RULES
+from amybuild.memory.graph import read_graph
+from amybuild.personafile.load import Variant as Variant
+from amybuild.personafile.load import load
+from amybuild.personafile.resources import bytes_of as bytes_of
+from amybuild.personafile.schema import Persona
+from amybuild.plan.code import CodeIndex, library_versions, source_stats, untouched
+from amybuild.plan.explain import Explanation, ProductState, explain
+from amybuild.plan.plan import Identity, Plan, make_plan
+from amybuild.versions import Known, known_of, open_cache
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    file: Path = Path("Personafile.toml")
+    targets: tuple[str, ...] = ()
+    variant: Variant = field(default_factory=Variant)
+    force: tuple[str, ...] = ()
+    jobs: int = 2
+    keep_going: bool = False
+    locked: bool = False
+    check: bool = False
+    out: Path | None = None
+    memory: int | None = None  # bytes that jobs may ask for in all; None: what is free
+
+
+class Project:
+    """A loaded persona with its action graph and its cache: what every command starts from."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.persona: Persona = load(options.file, options.variant)
+        self.store, self.history = open_cache(self.persona.file.parent, self.persona.cache)
+        self.cache = ActionCache(self.store)
+        self.memo = Memo(self.store.root / "files.json")
+        self.sources = Sources(self.store.root / "sources.json")
+        self._code: CodeIndex | None = None  # when the memo did not know
+        memory = read_graph(self.persona.graph, self.persona.root)
+        self.warnings = tuple(memory.warnings)
+        self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
+        self.identity = self._identity()
+        self.actions: dict[str, Action] = self.graph.select(options.targets)
+        again = (*options.force, *((options.targets or ("persona",)) if options.check else ()))
+        self.forced = frozenset(again and self._own(again))
+
+    def _own(self, names: tuple[str, ...]) -> list[str]:
+        """The actions of targets themselves, without what they need."""
+        self.graph.select(names)
+        everything = set(self.graph.actions) if "persona" in names else set()
+        return [*everything, *(id for id, a in self.graph.actions.items() if a.target in names or id in names)]
+
+    def _identity(self) -> Identity:
+        root = Path(amybuild.__file__).parent
+        rules = sorted(RULES)
+        table = [[name, RULES[name].entry] for name in rules]
+        self._stats = source_stats(root)
+
+        def find() -> dict[str, dict[str, str]]:
+            index = self._code = CodeIndex(root, "amybuild")
+            return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
+
+        code = self.memo.get("code", [self._stats, [RULES[name].data for name in rules], table], find)
+        libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
+        return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
+
+    def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
+        """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
+        root = Path(amybuild.__file__).parent
+        if untouched(root, self._stats):
+            return True
+        return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
+
+    def plan(self) -> Plan:
+        """What is in the cache and what has to run."""
+        return make_plan(self.actions, self.identity, self.cache.lookup, self.forced)
+
+    def explain(self) -> Explanation:
+        """Why each selected action is stale or not. Reads only."""
+
+        def last(action: str) -> tuple[str, Known | None] | None:
+            key = self.history.last_key(action)
+            return None if key is None else (key, known_of(self.cache.record(key)))
+
+        plan = self.plan()
+        found = explain(plan, last)
+        if self.whole and plan.done and found.up_to_date:
+            found.product = self._product({id: d.output for id, d in plan.decisions.items() if d.output})
+        return found
+
+    def _product(self, outputs: Mapping[str, str]) -> ProductState | None:
+        """What is not as it should be in the product's folder; None when all is well."""
+        from amybuild.product import intact
+
+        stamp = self.history.product(self.folder)
+        holds, changed = stamp.get("build"), intact(self.folder, stamp.get("files", {}))
+        if holds == build_hash(self.persona.name, outputs) and stamp.get("files") and not changed:
+            return None
+        return ProductState(os.path.relpath(self.folder), holds if self.folder.exists() else None, tuple(changed))
+
+    def node_text(self, digest: str) -> bytes | None:
+        """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""
+        for action in self.graph.actions.values():
+            for node in action.nodes:
+                if node.digest == digest:
+                    return node.data
+        return self.store.get_bytes(digest)
+
+    def source_text(self, digest: str) -> str | None:
+        """The source of a function by digest: as it is now, or as an earlier build ran it."""
+        return (self._code.source(digest) if self._code else None) or self.sources.text(digest)
+
+    def save(self) -> None:
+        """Keep what was found out on the way (a query does not)."""
+        if self._code:
+            self.sources.keep(self._code.sources())
+        self.memo.save()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the selection is the persona (then there is a product)."""
+        return all(id in self.actions for id in self.graph.whole)
+
+    @property
+    def folder(self) -> Path:
+        out = self.options.out
+        return (out if out is not None else self.persona.root / "dist" / self.persona.name).absolute()
+
+
+def _data(root: Path, names: tuple[str, ...]) -> dict[str, str]:
+    return {f"file:{name}": digest_file(root / name) for name in names}
