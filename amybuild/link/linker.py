@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import ActionError
-from amybuild.link.delta import SPAN
+from amybuild.link.delta import SPAN, Delta
 from amybuild.link.memo import Memo
 from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe
@@ -65,12 +65,9 @@ class Linker:
 
     def merged(self, span: Span) -> tuple[NDArray[Any], Tally]:
         """The new values of a span, flat in the base's storage type, and the counts of its merge."""
-        join, recipe = span.join, self._recipe
-        weight = join.weight
+        join, weight = span.join, span.join.weight
         join.prepare(self._scratch())
-        strength = recipe.lam
-        if recipe.strengths.depth is not None:
-            strength *= recipe.strengths.depth.factor(join.name, self._layers)
+        strength = self._strength(join)
         counts = Counts(np.array([part.alpha for part in join.parts]))
         columns = extent(weight.shape)[1]
         out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
@@ -90,6 +87,10 @@ class Linker:
         tally = Tally(len(self._vectors))
         tally.enter([part.place for part in join.parts], counts)
         return out, tally
+
+    def delta(self, weight: str) -> Delta:
+        """What is added to a weight that changes, lambda and depth in it."""
+        return self._joins[weight].whole(self._strength(self._joins[weight]))
 
     def count(self, span: Span, tally: Tally) -> None:
         """Enter one span's counts (in file order, so that sums are always taken alike)."""
@@ -126,6 +127,10 @@ class Linker:
             "layers": [{"layer": layer, **self._tallies[layer].row()} for layer in layers],
         }
         return {key: value for key, value in account.items() if value or key not in ("scale", "only", "depth")}
+
+    def _strength(self, join: Join) -> float:
+        depth = self._recipe.strengths.depth
+        return self._recipe.lam * (depth.factor(join.name, self._layers) if depth else 1.0)
 
     def _parts(self, weight: str) -> list[Part]:
         if self._recipe.lam == 0.0:

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from amybuild.digest import digest_value
 from amybuild.link import kernels
-from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, fill, floats, release
+from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, release, scaled
 from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tensors import Weight, extent
@@ -78,6 +79,16 @@ class Join:
             if not self._ready:
                 self._prepare(scratch)
                 self._ready = True
+
+    def whole(self, strength: float) -> Delta:
+        """What is added to the base, strength * merge, as a difference: factors where the method gives such."""
+        self.prepare(Scratch())
+        if self._result is not None:
+            return scaled(self._result, strength)
+        low = all(isinstance(part.delta, LowRank) for part in self.parts)
+        if low and not self._recipe.method.thins and not self._recipe.method.elects:
+            return reduce(added, [scaled(part.delta, part.alpha * strength) for part in self.parts])
+        return _Merged(self, strength)
 
     def finish(self, start: int, stop: int) -> None:
         """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
@@ -192,6 +203,22 @@ class Join:
             wide = self._alphas[:, None] * kept
             energy += np.einsum("ij,ij->i", wide, wide)
         self._shares = self._divisors = energy
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """strength * the merge of one weight, computed when its rows are asked for."""
+
+    join: Join
+    strength: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.join.weight.shape
+
+    def rows(self, start: int, stop: int) -> F32:
+        merged = self.join.block(start, stop, Scratch(), None)[1]
+        return (self.strength * merged).astype(np.float32).reshape(stop - start, -1)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from amybuild.link.adapter import write_adapter
 from amybuild.link.linker import Linker
 from amybuild.link.memo import Memo, memo_keys
 from amybuild.link.methods import Recipe, parse_recipe
@@ -19,6 +20,7 @@ from amybuild.link.vector import read_vector
 from amybuild.link.write import copy_others, write_shard
 
 REPORT = "link.json"
+ADAPTER = "adapter"  # the folder of the merged LoRA, when one is asked for
 
 
 class LinkContext(Protocol):
@@ -87,7 +89,13 @@ def link(
     with contextlib.closing(merged):
         for shard in shards:
             write_shard(shard, out / shard.path.name, lambda one: pieces(one) if one.name in names else None)
-    report = json.dumps(linker.report(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    account = linker.report()
+    if recipe.adapter is not None:
+        (out / ADAPTER).mkdir()
+        deltas = {name: linker.delta(name) for name in linker.weights}
+        fits = write_adapter(out / ADAPTER, deltas, recipe.adapter.rank, dtype=recipe.adapter.dtype)
+        account["adapter"] = fits.record()
+    report = json.dumps(account, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (out / REPORT).write_text(report, encoding="utf-8")
     known.save()
 
