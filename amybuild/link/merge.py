@@ -155,7 +155,11 @@ class Join:
     def _sum(self, kept: F32, merged: F64) -> None:
         if self._recipe.method.elects:
             by_count = self._recipe.values.get("elect") == "count"
-            kernels.disjoint(kept, self._alphas, self._shares, self._divisors, by_count, merged)
+            numbers = (self._alphas, self._shares, self._divisors)
+            if len(kept) <= 4 and not by_count:
+                kernels.disjoint_of_four(kept, *(np.pad(each, (0, 4 - len(each))) for each in numbers), merged)
+            else:
+                kernels.disjoint(kept, *numbers, by_count, merged)
         else:
             kernels.total(kept, self._alphas, merged)
 
