@@ -68,6 +68,7 @@ class Join:
         self._alphas = np.array([part.alpha for part in parts])
         self._shares = np.ones(len(parts))
         self._divisors = self._shares
+        self._padded: list[F64] = []  # alphas, shares, divisors, to four
         self._least = 0.0  # SCE's threshold on the variance
         self._result: Delta | None = None  # of a matrix method
         self._lock = threading.Lock()
@@ -116,6 +117,8 @@ class Join:
             self._divisors = np.abs([part.alpha for part in self.parts])
         elif divide == "none":
             self._divisors = np.zeros(len(self.parts))
+        room = max(0, 4 - len(self.parts))
+        self._padded = [np.pad(each, (0, room)) for each in (self._alphas, self._shares, self._divisors)]
 
     def _hold(self, scratch: Scratch) -> None:
         # differences that are looked at several times are found once when all of them are small: such a weight is one
@@ -155,11 +158,10 @@ class Join:
     def _sum(self, kept: F32, merged: F64) -> None:
         if self._recipe.method.elects:
             by_count = self._recipe.values.get("elect") == "count"
-            numbers = (self._alphas, self._shares, self._divisors)
             if len(kept) <= 4 and not by_count:
-                kernels.disjoint_of_four(kept, *(np.pad(each, (0, 4 - len(each))) for each in numbers), merged)
+                kernels.disjoint_of_four(kept, *self._padded, merged)
             else:
-                kernels.disjoint(kept, *numbers, by_count, merged)
+                kernels.disjoint(kept, self._alphas, self._shares, self._divisors, by_count, merged)
         else:
             kernels.total(kept, self._alphas, merged)
 
