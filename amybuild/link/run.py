@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +68,7 @@ def link(
     shards = read_shards(inputs["base"])
     shapes = {stored.name: stored.shape for _, stored in all_tensors(shards)}
     vectors = [read_vector(paths[name], name, shards).bind(shapes) for name in sorted(paths)]
-    known = Memo(_keys(recipe, digests or {}), memo)
+    known = Memo(_keys(recipe, sorted(paths), digests or {}), memo)
     linker = Linker(shards, vectors, recipe, known)
     names = dict.fromkeys(linker.weights)
     merged = in_order(linker.merged, [span for name in names for span in linker.spans(name)], workers)
@@ -78,8 +78,8 @@ def link(
     def pieces(stored: Stored) -> Iterator[NDArray[Any]]:
         nonlocal done
         for span in linker.spans(stored.name):
-            piece, tally = next(merged)
-            linker.count(span, tally)
+            piece, counts = next(merged)
+            linker.count(span, counts)
             yield piece
             linker.reuse(piece)
         done += 1
@@ -100,8 +100,10 @@ def link(
     known.save()
 
 
-def _keys(recipe: Recipe, digests: Mapping[str, str]) -> dict[str, str]:
-    if recipe.method.thins not in ("trim", "band"):
+def _keys(recipe: Recipe, vectors: Sequence[str], digests: Mapping[str, str]) -> dict[str, str]:
+    # elsewhere what stays of a vector depends on the alphas, on a seed, or not on its entries one by one
+    method = recipe.method
+    if method.matrix is not None or method.thins not in ("", "trim", "band"):
         return {}
     trim = {name: recipe.values[name] for name in ("density", "gamma", "scope") if name in recipe.values}
-    return memo_keys(digests, trim)
+    return memo_keys(digests, vectors, trim)
