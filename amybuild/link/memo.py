@@ -30,8 +30,9 @@ class Memo:
     def get(self, label: str, entry: str, length: int) -> list[float] | None:
         """The numbers, or None when they are not known, or not so many."""
         found = self._known.get(label, {}).get(entry)
-        whole = isinstance(found, list) and len(found) == length
-        return found if whole and all(isinstance(n, float | int) and not math.isnan(n) for n in found) else None
+        if not isinstance(found, list) or len(found) != length:
+            return None
+        return found if all(isinstance(n, float | int) and not math.isnan(n) for n in found) else None
 
     def put(self, label: str, entry: str, numbers: Sequence[float]) -> None:
         """Remember the numbers of an entry."""

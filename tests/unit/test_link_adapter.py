@@ -181,7 +181,7 @@ def test_the_same_differences_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fan_in_fan_out", [False, True])
 def test_our_own_reader_gets_the_difference_back(tmp_path: Path, fan_in_fan_out: bool) -> None:
-    from amybuild.link.factors import read_vector
+    from amybuild.link.vector import read_vector
 
     deltas = vectors()
     write_adapter(tmp_path, deltas, fan_in_fan_out=fan_in_fan_out)
