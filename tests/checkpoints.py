@@ -34,7 +34,11 @@ def stored(values: NDArray[Any], code: str) -> NDArray[Any]:
     """Values rounded to a dtype (nearest, ties to even), bfloat16 as its bits."""
     if code != "BF16":
         return np.asarray(values).astype(KINDS[code])
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    exact = np.asarray(values, np.float64)
+    near = exact.astype(np.float32)  # to odd, so that the second rounding is the only one
+    off = (near.astype(np.float64) != exact) & (near.view(np.uint32) & 1 == 0)
+    away = np.abs(near.astype(np.float64)) < np.abs(exact)
+    bits = np.where(off, near.view(np.uint32) + np.where(away, 1, -1), near.view(np.uint32)).astype(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
 
 

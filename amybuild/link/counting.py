@@ -85,37 +85,27 @@ def products(deltas: Any, gram: Any, mass: Any) -> None:
 
 
 @compiled(fastmath=_SUMS)
-def signs(deltas: Any, alphas: Any, merged: Any, both: Any, same: Any, mass: Any, agreed: Any) -> None:
-    """Count over the entries that are not zero: float32 [n, m], float64 [n], float64 [m].
+def signs(deltas: Any, both: Any, same: Any, mass: Any) -> None:
+    """Count over the entries that are not zero: float32 [n, m].
 
     both [n, n]: entries two vectors have (diagonal: one has); same [n, n]: those with like signs minus those with
-    opposite ones; mass [n]: sums of |delta|; agreed [n]: … of the entries whose weighted sign the merged one has.
-    Lower halves only; signs before the alphas.
+    opposite ones; mass [n]: sums of |delta|. Lower halves only; signs before the alphas.
     """
     n, m = deltas.shape
     sign = np.empty((n, _PART), np.int16)
     there = np.empty((n, _PART), np.int16)
-    way = np.empty(_PART, np.float32)
+    one, two = np.int16(1), np.uint32(1)
     for start in range(0, m, _PART):
-        joined = merged[start : start + _PART]
-        for j in range(joined.size):
-            way[j] = np.float32(1 if joined[j] > 0 else 0) - np.float32(1 if joined[j] < 0 else 0)
         for i in range(n):
             row, s, t = deltas[i, start : start + _PART], sign[i], there[i]
-            turn = np.float32(1 if alphas[i] > 0 else -1)
-            all_of_it, for_it = np.float32(0), np.float32(0)
+            size = np.float32(0)
             for j in range(row.size):
-                value = row[j]
-                all_of_it += abs(value)
-                for_it += max(value * turn * way[j], np.float32(0))
-            mass[i] += all_of_it
-            agreed[i] += for_it
+                size += abs(row[j])
+            mass[i] += size
             for j in range(row.size):
                 present = np.int16(row[j] != 0)
                 t[j] = present
-                s[j] = np.int16(
-                    present * np.int16(np.int16(1) - np.int16(as_bits(row[j]) >> np.uint32(31) << np.uint32(1)))
-                )
+                s[j] = np.int16(present * np.int16(one - np.int16(as_bits(row[j]) >> np.uint32(31) << two)))
             for k in range(i + 1):
                 other, there_too = sign[k], there[k]
                 alike, counted = np.int16(0), np.int16(0)
@@ -124,3 +114,20 @@ def signs(deltas: Any, alphas: Any, merged: Any, both: Any, same: Any, mass: Any
                     counted = np.int16(counted + np.int16(t[j] & there_too[j]))
                 same[i, k] += alike
                 both[i, k] += counted
+
+
+@compiled(fastmath=_SUMS)
+def agreeing(deltas: Any, alphas: Any, merged: Any, mass: Any) -> None:
+    """Add to mass [n] the |delta| whose weighted sign the merge has: float32 [n, m], float64 [n], [m]."""
+    n, m = deltas.shape
+    way = np.empty(_PART, np.float32)
+    for start in range(0, m, _PART):
+        joined = merged[start : start + _PART]
+        for j in range(joined.size):
+            way[j] = np.float32(1 if joined[j] > 0 else 0) - np.float32(1 if joined[j] < 0 else 0)
+        for i in range(n):
+            row = deltas[i, start : start + _PART]
+            turn, size = np.float32(1 if alphas[i] > 0 else -1), np.float32(0)
+            for j in range(row.size):
+                size += max(row[j] * turn * way[j], np.float32(0))
+            mass[i] += size

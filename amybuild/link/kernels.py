@@ -165,6 +165,28 @@ def disjoint(deltas: Any, alphas: Any, shares: Any, divisors: Any, by_count: Any
 
 
 @compiled()
+def disjoint_of_four(deltas: Any, alphas: Any, shares: Any, divisors: Any, out: Any) -> None:
+    """`disjoint` by mass, for up to four vectors: the same numbers in half the time, as nothing leaves the registers.
+
+    deltas float32 [n, m], 1 <= n <= 4; alphas, shares, divisors float64 [4], zero from the n-th on.
+    """
+    last = deltas.shape[0] - 1
+    r0, r1, r2, r3 = deltas[0], deltas[min(1, last)], deltas[min(2, last)], deltas[min(3, last)]
+    a0, a1, a2, a3 = alphas[0], alphas[1], alphas[2], alphas[3]
+    s0, s1, s2, s3 = shares[0], shares[1], shares[2], shares[3]
+    d0, d1, d2, d3 = divisors[0], divisors[1], divisors[2], divisors[3]
+    for j in range(out.size):
+        z0, z1 = a0 * np.float64(r0[j]), a1 * np.float64(r1[j])
+        z2, z3 = a2 * np.float64(r2[j]), a3 * np.float64(r3[j])
+        vote = z0 + z1 + z2 + z3
+        k0, k1, k2, k3 = z0 * vote > 0, z1 * vote > 0, z2 * vote > 0, z3 * vote > 0
+        joined = (s0 * z0 if k0 else 0.0) + (s1 * z1 if k1 else 0.0)
+        joined = joined + (s2 * z2 if k2 else 0.0) + (s3 * z3 if k3 else 0.0)
+        over = (d0 if k0 else 0.0) + (d1 if k1 else 0.0) + (d2 if k2 else 0.0) + (d3 if k3 else 0.0)
+        out[j] = joined / (over if over > 0 else 1.0)
+
+
+@compiled()
 def add_bf16(base: Any, merged: Any, strength: Any, out: Any) -> None:
     """base + strength * merged, rounded once (nearest, ties to even): bfloat16 bits [n], float64 [n] -> bits [n].
 

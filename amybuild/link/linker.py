@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import ActionError
-from amybuild.link.delta import SPAN
-from amybuild.link.memo import Memo
+from amybuild.link.delta import SPAN, Delta
+from amybuild.link.memo import ALL, Memo
 from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe
 from amybuild.link.strength import layer_of
-from amybuild.link.tally import Counts, Tally
+from amybuild.link.tally import Counts, Tally, numbers_of
 from amybuild.link.tensors import Shard, Weight, all_tensors, extent
 from amybuild.link.vector import TaskVector
 from amybuild.link.write import add_rounded
@@ -50,7 +50,7 @@ class Linker:
         for shard, stored in all_tensors(base):
             if parts := self._parts(stored.name):
                 stored.check_float()
-                cuts = [wide.get(part.vector) or memo.get(part.vector, stored.name) for part in parts]
+                cuts = [wide.get(part.vector) or self._known(part.vector, stored.name) for part in parts]
                 self._joins[stored.name] = Join(Weight(shard, stored), parts, recipe, cuts)
 
     @property
@@ -63,16 +63,14 @@ class Linker:
         join = self._joins[weight]
         return [Span(join, *rows) for rows in row_blocks(join.weight.shape, SPAN)]
 
-    def merged(self, span: Span) -> tuple[NDArray[Any], Tally]:
+    def merged(self, span: Span) -> tuple[NDArray[Any], Counts]:
         """The new values of a span, flat in the base's storage type, and the counts of its merge."""
-        join, recipe = span.join, self._recipe
-        weight = join.weight
+        join, weight = span.join, span.join.weight
         join.prepare(self._scratch())
-        strength = recipe.lam
-        if recipe.strengths.depth is not None:
-            strength *= recipe.strengths.depth.factor(join.name, self._layers)
-        counts = Counts(np.array([part.alpha for part in join.parts]))
+        strength = self._strength(join)
         columns = extent(weight.shape)[1]
+        known = self._memo.get(ALL, _entry(span), numbers_of(len(join.parts)))
+        counts = Counts(np.array([part.alpha for part in join.parts]), (span.stop - span.start) * columns, known)
         out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
         for first, last in row_blocks((span.stop - span.start, columns)):
             start, stop = span.start + first, span.start + last
@@ -87,14 +85,18 @@ class Linker:
                     where=f"task vector {part.vector}",
                     remedy="its training went astray: train it again",
                 )
-        tally = Tally(len(self._vectors))
-        tally.enter([part.place for part in join.parts], counts)
-        return out, tally
+        return out, counts
 
-    def count(self, span: Span, tally: Tally) -> None:
+    def delta(self, weight: str) -> Delta:
+        """What is added to a weight that changes, lambda and depth in it."""
+        return self._joins[weight].whole(self._strength(self._joins[weight]))
+
+    def count(self, span: Span, counts: Counts) -> None:
         """Enter one span's counts (in file order, so that sums are always taken alike)."""
-        tally.tensors = int(span.start == 0)
-        self._tallies.setdefault(layer_of(span.join.name), Tally(len(self._vectors))).add(tally)
+        tally = self._tallies.setdefault(layer_of(span.join.name), Tally(len(self._vectors)))
+        tally.tensors += int(span.start == 0)
+        tally.enter([part.place for part in span.join.parts], counts)
+        self._memo.put(ALL, _entry(span), counts.numbers.tolist())
         for part, cut in zip(span.join.parts, span.join.cuts, strict=True):
             if cut is not None and span.start == 0 and self._recipe.values.get("scope") == "tensor":
                 self._memo.put(part.vector, span.join.name, cut)
@@ -127,6 +129,10 @@ class Linker:
         }
         return {key: value for key, value in account.items() if value or key not in ("scale", "only", "depth")}
 
+    def _strength(self, join: Join) -> float:
+        depth = self._recipe.strengths.depth
+        return self._recipe.lam * (depth.factor(join.name, self._layers) if depth else 1.0)
+
     def _parts(self, weight: str) -> list[Part]:
         if self._recipe.lam == 0.0:
             return []
@@ -138,6 +144,10 @@ class Linker:
                     found.append(Part(place, vector.name, vector.deltas[weight], alpha))
         return found
 
+    def _known(self, vector: str, weight: str) -> Cut | None:
+        found = self._memo.get(vector, weight, 2)
+        return None if found is None else (found[0], found[1])
+
     def _global_cuts(self) -> dict[str, Cut]:
         # one threshold for a whole vector, whatever is linked of it, as in the paper
         cuts: dict[str, Cut] = {}
@@ -145,7 +155,7 @@ class Linker:
             if self._recipe.strengths.alphas[vector.name] != 0.0:
                 deltas = [vector.deltas[weight] for weight in sorted(vector.deltas)]
                 gamma = self._recipe.values.get("gamma", 0.0)
-                cuts[vector.name] = self._memo.get(vector.name, "") or band(deltas, self._recipe.density, gamma)
+                cuts[vector.name] = self._known(vector.name, "") or band(deltas, self._recipe.density, gamma)
                 self._memo.put(vector.name, "", cuts[vector.name])
         return cuts
 
@@ -171,6 +181,10 @@ class Linker:
         if found is None:
             found = self._local.scratch = Scratch()
         return found
+
+
+def _entry(span: Span) -> str:
+    return json.dumps([span.join.name, span.start, [part.vector for part in span.join.parts]])
 
 
 def layer_count(base: Sequence[Shard]) -> int:

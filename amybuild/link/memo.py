@@ -1,4 +1,4 @@
-"""Thresholds remembered between links: a function of base, vector and trim alone, so a changed alpha costs one pass."""
+"""Numbers remembered between links: thresholds and counts that no alpha changes, so a changed one costs one pass."""
 
 from __future__ import annotations
 
@@ -6,74 +6,72 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from amybuild.digest import digest_value
 
 _VERSION = 1
-Cut = tuple[float, float]
+ALL = ""  # the label of what is a function of all vectors together
 
 
 class Memo:
-    """Thresholds by (vector, weight), kept below `folder` in one JSON file per vector; no folder: for this link only.
+    """Lists of numbers by label and entry, kept below `folder` in a JSON file per label; no folder: nothing is kept.
 
-    `keys` names each vector's file: see `memo_keys`. What cannot be read is not known; what cannot be written is lost.
+    `keys` names each label's file: see `memo_keys`. What cannot be read is not known; what cannot be written is lost.
     """
 
     def __init__(self, keys: Mapping[str, str], folder: Path | None) -> None:
-        self._keys = keys if folder is not None else {}
-        self._folder = folder
-        self._known = {vector: self._read(key) for vector, key in self._keys.items()}
-        self._new: dict[str, dict[str, Cut]] = {}
+        self._paths = {label: folder / f"{key}.json" for label, key in keys.items()} if folder is not None else {}
+        self._known = {label: _read(path) for label, path in self._paths.items()}
+        self._changed: set[str] = set()
 
-    def get(self, vector: str, weight: str) -> Cut | None:
-        """The least and the largest magnitude that stay, or None."""
-        return self._known.get(vector, {}).get(weight)
+    def get(self, label: str, entry: str, length: int) -> list[float] | None:
+        """The numbers, or None when they are not known, or not so many."""
+        found = self._known.get(label, {}).get(entry)
+        if not isinstance(found, list) or len(found) != length:
+            return None
+        return found if all(isinstance(n, float | int) and not math.isnan(n) for n in found) else None
 
-    def put(self, vector: str, weight: str, cut: Cut) -> None:
-        """Remember a threshold."""
-        if vector in self._keys and self.get(vector, weight) != cut:
-            self._new.setdefault(vector, {})[weight] = cut
+    def put(self, label: str, entry: str, numbers: Sequence[float]) -> None:
+        """Remember the numbers of an entry."""
+        if label in self._paths and self._known[label].get(entry) != list(numbers):
+            self._known[label][entry] = list(numbers)
+            self._changed.add(label)
 
     def save(self) -> None:
-        """Write what is new, each file beside its place and then renamed into it."""
-        for vector, cuts in self._new.items():
-            whole = {**self._known[vector], **cuts}
-            rows = {weight: [low, high if math.isfinite(high) else None] for weight, (low, high) in whole.items()}
+        """Write the files that changed, each beside its place and then renamed into it."""
+        for label in self._changed:
+            path = self._paths[label]
+            beside = path.with_suffix(f".{os.getpid()}.tmp")
             with contextlib.suppress(OSError):
-                path = self._path(self._keys[vector])
                 path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_suffix(f".{os.getpid()}.tmp")
-                beside.write_text(json.dumps({"version": _VERSION, "cuts": rows}), encoding="utf-8")
+                beside.write_text(json.dumps({"version": _VERSION, "entries": self._known[label]}), encoding="utf-8")
                 os.replace(beside, path)
 
-    def _read(self, key: str) -> dict[str, Cut]:
-        try:
-            found = json.loads(self._path(key).read_bytes())
-            if found["version"] != _VERSION:
-                return {}
-            return {
-                str(weight): (float(low), math.inf if high is None else float(high))
-                for weight, (low, high) in found["cuts"].items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
 
-    def _path(self, key: str) -> Path:
-        assert self._folder is not None
-        return self._folder / f"{key}.json"
+def memo_keys(digests: Mapping[str, str], vectors: Sequence[str], trim: Mapping[str, Any]) -> dict[str, str]:
+    """File names by label: every vector, and `ALL` for what is a function of all of them, in the order given.
 
-
-def memo_keys(digests: Mapping[str, str], trim: Mapping[str, Any]) -> dict[str, str]:
-    """File names by vector: `digests` holds the content digests of `base` and of every `vector.<name>`.
-
-    `trim`: what else a threshold is a function of (method's kind, density …). A vector without a digest has no file.
+    `digests`: the content digests of `base` and of each `vector.<name>`; without all of them nothing has a file.
+    `trim`: what else the numbers depend on (which entries stay, the density …).
     """
-    base = digests.get("base")
-    return {
-        role.removeprefix("vector."): digest_value("link.thresholds", [_VERSION, base, digest, dict(trim)])
-        for role, digest in digests.items()
-        if base and role.startswith("vector.")
+    roles = [f"vector.{name}" for name in vectors]
+    if not {"base", *roles} <= set(digests):
+        return {}
+    base, others = digests["base"], [digests[role] for role in roles]
+    keys = {
+        name: digest_value("link.thresholds", [_VERSION, base, other, dict(trim)])
+        for name, other in zip(vectors, others, strict=True)
     }
+    return {**keys, ALL: digest_value("link.counts", [_VERSION, base, others, dict(trim)])}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        entries = found["entries"] if found["version"] == _VERSION else {}
+        return entries if isinstance(entries, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

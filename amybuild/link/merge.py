@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from amybuild.digest import digest_value
 from amybuild.link import kernels
-from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, fill, floats, release
+from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, release, scaled
 from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tensors import Weight, extent
@@ -61,12 +62,14 @@ class Join:
         self.weight = weight
         self.name = weight.stored.name
         self.parts = parts
+        self._columns = extent(weight.shape)[1]
         self.cuts = list(cuts)  # one per part; None where the method has none or `prepare` has not run
         self._recipe = recipe
         self._deltas = [part.delta for part in parts]
         self._alphas = np.array([part.alpha for part in parts])
         self._shares = np.ones(len(parts))
         self._divisors = self._shares
+        self._padded = (self._alphas, self._shares, self._divisors)  # alphas, shares, divisors, to four
         self._least = 0.0  # SCE's threshold on the variance
         self._result: Delta | None = None  # of a matrix method
         self._lock = threading.Lock()
@@ -78,6 +81,16 @@ class Join:
             if not self._ready:
                 self._prepare(scratch)
                 self._ready = True
+
+    def whole(self, strength: float) -> Delta:
+        """What is added to the base, strength * merge, as a difference: factors where the method gives such."""
+        self.prepare(Scratch())
+        if self._result is not None:
+            return scaled(self._result, strength)
+        low = all(isinstance(part.delta, LowRank) for part in self.parts)
+        if low and not self._recipe.method.thins and not self._recipe.method.elects:
+            return reduce(added, [scaled(part.delta, part.alpha * strength) for part in self.parts])
+        return _Merged(self, strength)
 
     def finish(self, start: int, stop: int) -> None:
         """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
@@ -105,6 +118,9 @@ class Join:
             self._divisors = np.abs([part.alpha for part in self.parts])
         elif divide == "none":
             self._divisors = np.zeros(len(self.parts))
+        room = max(0, 4 - len(self.parts))
+        alphas, shares, divisors = (np.pad(each, (0, room)) for each in (self._alphas, self._shares, self._divisors))
+        self._padded = (alphas, shares, divisors)
 
     def _hold(self, scratch: Scratch) -> None:
         # differences that are looked at several times are found once when all of them are small: such a weight is one
@@ -123,7 +139,6 @@ class Join:
         lambda is not yet in. The arrays are the scratch's, so the next block of the thread overwrites them. `look` is
         called with the differences before any entry is dropped.
         """
-        columns = extent(self.weight.shape)[1]
         kept = self._filled(start, stop, scratch)
         if look is not None:
             look(kept)
@@ -131,12 +146,12 @@ class Join:
         if self._result is not None:
             merged[:] = self._result.rows(start, stop).reshape(-1)
         else:
-            self._thin(kept, start * columns, columns, scratch)
+            self._thin(kept, start * self._columns, scratch)
             self._sum(kept, merged)
         return kept, merged
 
     def _filled(self, start: int, stop: int, scratch: Scratch) -> F32:
-        kept = scratch.matrix("kept", len(self.parts), (stop - start) * extent(self.weight.shape)[1])
+        kept = scratch.matrix("kept", len(self.parts), (stop - start) * self._columns)
         for row, delta in zip(kept, self._deltas, strict=True):
             fill(delta, start, stop, row)
         return kept
@@ -144,11 +159,14 @@ class Join:
     def _sum(self, kept: F32, merged: F64) -> None:
         if self._recipe.method.elects:
             by_count = self._recipe.values.get("elect") == "count"
-            kernels.disjoint(kept, self._alphas, self._shares, self._divisors, by_count, merged)
+            if len(kept) <= 4 and not by_count:
+                kernels.disjoint_of_four(kept, *self._padded, merged)
+            else:
+                kernels.disjoint(kept, self._alphas, self._shares, self._divisors, by_count, merged)
         else:
             kernels.total(kept, self._alphas, merged)
 
-    def _thin(self, kept: F32, first: int, columns: int, scratch: Scratch) -> None:
+    def _thin(self, kept: F32, first: int, scratch: Scratch) -> None:
         """Zero what does not stay; `first`: the flat place of the block's first entry."""
         method, values = self._recipe.method, self._recipe.values
         if method.thins == "consensus":
@@ -168,13 +186,13 @@ class Join:
                 if method.thins == "random":
                     kernels.drop(row, words, np.uint64(np.ceil(self._recipe.density * 2.0**32)))
                 else:
-                    kernels.thin(row, words, self._chances(row, columns, scratch))
+                    kernels.thin(row, words, self._chances(row, scratch))
 
-    def _chances(self, row: F32, columns: int, scratch: Scratch) -> F64:
+    def _chances(self, row: F32, scratch: Scratch) -> F64:
         # DELLA: by rank of the magnitude within its row, density - epsilon … density + epsilon
-        magnitudes = np.abs(row).reshape(-1, columns)
+        magnitudes = np.abs(row).reshape(-1, self._columns)
         ranks = scratch.vector("ranks", row.size, np.float64)
-        kernels.middle_ranks(magnitudes, np.argsort(magnitudes, axis=1), ranks.reshape(-1, columns))
+        kernels.middle_ranks(magnitudes, np.argsort(magnitudes, axis=1), ranks.reshape(-1, self._columns))
         epsilon = self._recipe.values["epsilon"]
         ranks *= 2 * epsilon
         ranks += self._recipe.density - epsilon
@@ -185,13 +203,28 @@ class Join:
         if self._recipe.density < 1:
             self._least = band([_Spread(self._deltas, self._alphas)], self._recipe.density)[0]
         energy = np.zeros(len(self.parts))
-        columns = extent(self.weight.shape)[1]
         for start, stop in row_blocks(self.weight.shape):
             kept = self._filled(start, stop, scratch)
-            self._thin(kept, start * columns, columns, scratch)
+            self._thin(kept, start * self._columns, scratch)
             wide = self._alphas[:, None] * kept
             energy += np.einsum("ij,ij->i", wide, wide)
         self._shares = self._divisors = energy
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """strength * the merge of one weight, computed when its rows are asked for."""
+
+    join: Join
+    strength: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.join.weight.shape
+
+    def rows(self, start: int, stop: int) -> F32:
+        merged = self.join.block(start, stop, Scratch(), None)[1]
+        return (self.strength * merged).astype(np.float32).reshape(stop - start, -1)
 
 
 @dataclass(frozen=True)

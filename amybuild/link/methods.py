@@ -10,7 +10,7 @@ from amybuild.errors import InputError, did_you_mean
 from amybuild.link.matrix import MATRIX_METHODS, MatrixMethod
 from amybuild.link.strength import Strengths, finite, parse_strengths
 
-COMMON = ("method", "lambda", "alphas", "scale", "only", "depth")
+COMMON = ("method", "lambda", "alphas", "scale", "only", "depth", "adapter")
 _ALWAYS = ("density", "elect")  # a Personafile has them whatever the method
 
 
@@ -81,6 +81,14 @@ METHODS: Mapping[str, Method] = {
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """`{rank = 16, dtype = "F32"}`: a merged LoRA to be written; without a rank the smallest that loses nothing."""
+
+    rank: int | None = None
+    dtype: str = "F32"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How to link: the method's row, its parameters, lambda, and how strongly each vector acts where."""
 
@@ -88,6 +96,7 @@ class Recipe:
     values: Mapping[str, Any]
     lam: float
     strengths: Strengths
+    adapter: Adapter | None = None  # write one beside the checkpoint
 
     @property
     def density(self) -> float:
@@ -127,15 +136,23 @@ def parse_recipe(params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
         if name in method.parameters:
             values[name] = value
     _check_della(values)
-    return Recipe(method, values, finite(params.get("lambda", 1.0), "[link] lambda"), parse_strengths(params, vectors))
+    return _recipe(method, values, params, vectors)
 
 
 def _matrix_recipe(method: Method, row: MatrixMethod, params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
     ignored = {*COMMON, *_ALWAYS} - set(row.settings)
     given = {name: value for name, value in params.items() if name not in ignored}
     row.check(given)
+    return _recipe(method, {**row.settings, **given}, params, vectors)
+
+
+def _recipe(method: Method, values: Mapping[str, Any], params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
     lam = finite(params.get("lambda", 1.0), "[link] lambda")
-    return Recipe(method, {**row.settings, **given}, lam, parse_strengths(params, vectors))
+    adapter = params.get("adapter")
+    if adapter is not None and (not isinstance(adapter, Mapping) or not set(adapter) <= {"rank", "dtype"}):
+        raise InputError(f"{adapter!r} has not the form {{rank?, dtype?}}", where="[link] adapter")
+    strengths = parse_strengths(params, vectors)
+    return Recipe(method, values, lam, strengths, None if adapter is None else Adapter(**adapter))
 
 
 def _check_della(values: Mapping[str, Any]) -> None:

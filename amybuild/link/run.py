@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from amybuild.link.adapter import write_adapter
 from amybuild.link.linker import Linker
 from amybuild.link.memo import Memo, memo_keys
 from amybuild.link.methods import Recipe, parse_recipe
@@ -19,6 +20,7 @@ from amybuild.link.vector import read_vector
 from amybuild.link.write import copy_others, write_shard
 
 REPORT = "link.json"
+ADAPTER = "adapter"  # the folder of the merged LoRA, when one is asked for
 
 
 class LinkContext(Protocol):
@@ -66,7 +68,7 @@ def link(
     shards = read_shards(inputs["base"])
     shapes = {stored.name: stored.shape for _, stored in all_tensors(shards)}
     vectors = [read_vector(paths[name], name, shards).bind(shapes) for name in sorted(paths)]
-    known = Memo(_keys(recipe, digests or {}), memo)
+    known = Memo(_keys(recipe, sorted(paths), digests or {}), memo)
     linker = Linker(shards, vectors, recipe, known)
     names = dict.fromkeys(linker.weights)
     merged = in_order(linker.merged, [span for name in names for span in linker.spans(name)], workers)
@@ -76,8 +78,8 @@ def link(
     def pieces(stored: Stored) -> Iterator[NDArray[Any]]:
         nonlocal done
         for span in linker.spans(stored.name):
-            piece, tally = next(merged)
-            linker.count(span, tally)
+            piece, counts = next(merged)
+            linker.count(span, counts)
             yield piece
             linker.reuse(piece)
         done += 1
@@ -87,13 +89,21 @@ def link(
     with contextlib.closing(merged):
         for shard in shards:
             write_shard(shard, out / shard.path.name, lambda one: pieces(one) if one.name in names else None)
-    report = json.dumps(linker.report(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    account = linker.report()
+    if recipe.adapter is not None:
+        (out / ADAPTER).mkdir()
+        deltas = {name: linker.delta(name) for name in linker.weights}
+        fits = write_adapter(out / ADAPTER, deltas, recipe.adapter.rank, dtype=recipe.adapter.dtype)
+        account["adapter"] = fits.record()
+    report = json.dumps(account, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (out / REPORT).write_text(report, encoding="utf-8")
     known.save()
 
 
-def _keys(recipe: Recipe, digests: Mapping[str, str]) -> dict[str, str]:
-    if recipe.method.thins not in ("trim", "band"):
+def _keys(recipe: Recipe, vectors: Sequence[str], digests: Mapping[str, str]) -> dict[str, str]:
+    # elsewhere what stays of a vector depends on the alphas, on a seed, or not on its entries one by one
+    method = recipe.method
+    if method.matrix is not None or method.thins not in ("", "trim", "band"):
         return {}
     trim = {name: recipe.values[name] for name in ("density", "gamma", "scope") if name in recipe.values}
-    return memo_keys(digests, trim)
+    return memo_keys(digests, vectors, trim)

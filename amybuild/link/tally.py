@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amybuild.link.counting import products, signs
+from amybuild.link.counting import agreeing, products, signs
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -16,23 +16,36 @@ _DIGITS = 6  # sums are taken in float32 over a thousand entries, then in float6
 
 
 class Counts:
-    """Counts over blocks of one weight, for the vectors that act on it with the strengths `alphas` [n]."""
+    """Counts over blocks of one weight, for the vectors that act on it with the strengths `alphas` [n].
 
-    def __init__(self, alphas: F64) -> None:
+    All but what the merge agrees with is a function of the vectors alone: `known`, an earlier `numbers`, saves it.
+    """
+
+    def __init__(self, alphas: F64, size: int, known: Sequence[float] | None) -> None:
         n = len(alphas)
         self.alphas = alphas
-        self.size = 0
-        self.mass, self.mass_kept, self.mass_agreed = np.zeros((3, n))
-        self.gram, self.both, self.same = np.zeros((3, n, n))  # lower halves
+        self.size = size
+        self.mass_agreed = np.zeros(n)
+        self._known = known is not None
+        self.numbers = np.zeros(numbers_of(n)) if known is None else np.array(known, np.float64)
+        self.mass, self.mass_kept = self.numbers[: 2 * n].reshape(2, n)
+        self.gram, self.both, self.same = self.numbers[2 * n :].reshape(3, n, n)  # lower halves
 
     def add_raw(self, deltas: F32) -> None:
         """Count the differences of a block before any entry is dropped: float32 [n, m]."""
-        self.size += deltas.shape[1]
-        products(deltas, self.gram, self.mass)
+        if not self._known:
+            products(deltas, self.gram, self.mass)
 
     def add_kept(self, kept: F32, merged: F64) -> None:
         """Count what stays of a block, and what of it the merge has the sign of: float32 [n, m], float64 [m]."""
-        signs(kept, self.alphas, merged, self.both, self.same, self.mass_kept, self.mass_agreed)
+        if not self._known:
+            signs(kept, self.both, self.same, self.mass_kept)
+        agreeing(kept, self.alphas, merged, self.mass_agreed)
+
+
+def numbers_of(n: int) -> int:
+    """How many numbers `Counts` holds for n vectors."""
+    return 2 * n + 3 * n * n
 
 
 class Tally:

@@ -103,7 +103,7 @@ class Weight:
         rows, columns = extent(self.stored.shape)
         kind = FLOATS[self.stored.code]
         flat = np.frombuffer(self.shard.map, kind, rows * columns, self.stored.start)
-        return np.require(flat, requirements="A").reshape(rows, columns)
+        return (flat if flat.flags.aligned else flat.copy()).reshape(rows, columns)
 
     def release(self, start: int, stop: int) -> None:
         """Give the pages of rows [start, stop) back; touching them again reads them again."""
