@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 
 from amybuild.cache.history import BuildRecord, History
 from amybuild.cache.memo import Memo
-from amybuild.cache.sealed import sealed, unseal
 from amybuild.cache.store import Store, disk_errors, write_atomic
 from amybuild.digest import digest_bytes
 from amybuild.errors import ActionError, InputError, PinError
@@ -72,7 +70,6 @@ import os, sys
 from pathlib import Path
 from amybuild.cache.history import BuildRecord, History
 from amybuild.cache.memo import Memo
-from amybuild.cache.sealed import sealed, unseal
 from amybuild.cache.store import Store
 os.replace = lambda *_: os._exit(9)
 Store(Path(sys.argv[1])).put_bytes(b"text")
@@ -88,7 +85,7 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     store.put_bytes(b"text")
     store.close()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path.name for path in files if path.name != digest_bytes(b"text")] == []
+    assert [path.name for path in files if path.name != digest_bytes(b"text") and path.suffix != ".lock"] == []
 
 
 @pytest.mark.parametrize("number", [errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EMFILE])
@@ -127,20 +124,6 @@ def test_a_flipped_bit_in_what_was_memorised_is_not_believed(tmp_path: Path) -> 
     (record,) = (tmp_path / "cache" / "builds").rglob("aaaa.json")
     record.write_bytes(record.read_bytes().replace(b"right", b"wrong"))
     assert history.read("aaaa") is None
-
-
-def test_what_is_sealed_reads_back_and_nothing_else_does(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    for value in ({}, [1, "a"], None, {"deep": {"er": [1.5, "\u00e9"]}}):
-        path.write_bytes(sealed(value))
-        assert unseal(path) == value
-        assert json.loads(path.read_bytes())["data"] == value
-    whole = path.read_bytes()
-    for at in range(len(whole)):
-        path.write_bytes(whole[:at])
-        assert unseal(path) is None
-        path.write_bytes(bytes([*whole[:at], whole[at] ^ 1, *whole[at + 1 :]]))
-        assert unseal(path) is None
 
 
 def test_names_that_are_too_long_for_a_file_are_bad_input(tmp_path: Path) -> None:
