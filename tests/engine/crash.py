@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.engine import fakes
-from tests.engine.machine import no_fsync
+from tests.engine.machine import first_line, no_fsync
 from tests.engine.states import State, Truth, leftovers, product_of
 from tests.harness import Space
 
@@ -28,8 +28,7 @@ def kill(process: subprocess.Popen[str], rng: random.Random, seconds: float) -> 
     """Kill a build at any moment, mostly at one of its work, which begins with its first event; what it told."""
     told = ""
     if rng.random() < 0.85:
-        assert process.stdout is not None
-        told = process.stdout.readline()
+        told = first_line(process)
         time.sleep(rng.random() * seconds)
     else:
         time.sleep(rng.random() * 0.5)

@@ -23,7 +23,7 @@ from typing import Any
 from amybuild.cache.actions import ActionCache
 from amybuild.cache.store import Store
 from amybuild.digest import digest_bytes
-from tests.engine.machine import Ask, Machine, Report, listen
+from tests.engine.machine import Ask, Machine, Report, first_line, listen
 from tests.engine.pure import Files, World, keys, random_world, results
 from tests.engine.seam import SWEPT
 
@@ -145,8 +145,7 @@ class Run:
     def do_kill(self, ask: dict[str, Any], after: float) -> None:
         """kill -9 at a moment after the plan was made (before that there is nothing but an interpreter)."""
         process = self.machine.spawn(self.world, Ask.from_json(ask))
-        assert process.stdout is not None
-        first = process.stdout.readline()
+        first = first_line(process)
         time.sleep(after)
         process.kill()
         report = listen(process)
