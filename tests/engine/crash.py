@@ -73,7 +73,7 @@ def crash_fakes(root: Path, seed: int, count: int) -> dict[str, int]:
         state.write(space)
         nap = rng.choice(("0", "0", "5"))
         process = fakes.spawn(space, "--json", "-j", str(rng.randint(1, 4)), FAKES_NAP=nap)
-        out = kill(process, rng, 0.15)
+        out = kill(process, rng, 0.08)
         done = done_of(out)
         seen["after" if '"summary"' in out else "within" if out else "before"] += 1
         check(space, done, truth, state, f"seed {seed}, kill {number} ({state})")
