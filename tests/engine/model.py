@@ -91,6 +91,7 @@ class Run:
             self.machine.write_source(name, value)
         self.known: dict[str, tuple[str, str]] = {}  # model key -> (key, output) of a result that must be there
         self.maybe: set[str] = set()  # model keys whose result may be there: killed, interrupted, damaged
+        self.interrupted = False
         self.contents: dict[str, set[str]] = {}  # output -> its objects
 
     def play(self, steps: list[Step]) -> None:
@@ -117,6 +118,7 @@ class Run:
         wanted = Ask.from_json(ask)
         report = self.machine.here(self.world, wanted)
         self.check([(wanted, report)])
+        self.interrupted |= bool(wanted.interrupt)
         if report.started and report.ended == "done":
             self.check_tidy()
         return report
