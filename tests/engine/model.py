@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import shutil
 import sys
@@ -250,6 +251,8 @@ class Run:
         left = [
             p for p in self.machine.store.rglob("*") if (SWEPT and p.name.startswith(".")) or p.parent.name == "tmp"
         ]
+        if self.interrupted:  # a thread that Ctrl-C met at its start may still be there, in a room of this process
+            left = [p for p in left if not p.name.startswith(f"{os.getpid()}-")]
         need(not left, "left behind", left)
 
 
