@@ -61,7 +61,7 @@ def _replace(source: Path, target: Path) -> None:
     except IsADirectoryError:
         import shutil
 
-        shutil.rmtree(target)
+        shutil.rmtree(target, ignore_errors=True)  # another process may be at it too
         os.replace(source, target)
 
 
@@ -265,7 +265,7 @@ class Store:
             path = self.root / "locks" / f"{key}.lock"
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():  # damage
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
             return FileLock(path)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,23 @@ def test_a_folder_in_the_place_of_a_file_gives_way(tmp_path: Path) -> None:
     write_atomic(tmp_path / "state" / "s.json", b"{}")
     assert store.get_bytes(digest) == b"text"
     assert (tmp_path / "state" / "s.json").read_bytes() == b"{}"
+
+
+def test_two_processes_that_clear_the_same_folder_away_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.rmtree
+
+    def raced(path: Path, **how: Any) -> None:
+        real(path)  # the other one
+        real(path, **how)
+
+    (tmp_path / "s.json" / "inside").mkdir(parents=True)
+    (tmp_path / "locks" / "k.lock" / "inside").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", raced)
+    write_atomic(tmp_path / "s.json", b"{}")
+    with Store(tmp_path).lock("k"):
+        assert (tmp_path / "s.json").read_bytes() == b"{}"
 
 
 def test_a_finished_file_replaces_a_folder_too(tmp_path: Path) -> None:
@@ -70,6 +89,7 @@ def test_a_temporary_room_without_a_lock_is_swept(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from amybuild.cache.history import BuildRecord, History
 from amybuild.cache.memo import Memo
 from amybuild.cache.store import Store
