@@ -57,7 +57,7 @@ def replace(source: Path, target: Path) -> None:
     except IsADirectoryError:
         import shutil
 
-        shutil.rmtree(target)
+        shutil.rmtree(target, ignore_errors=True)  # another process may be at it too
         os.replace(source, target)
 
 

@@ -303,7 +303,7 @@ class Store:
             path = self.root / "locks" / f"{key}.lock"
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():  # damage
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
             return FileLock(path)
 
 

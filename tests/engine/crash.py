@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.engine import fakes
-from tests.engine.machine import no_fsync
+from tests.engine.machine import first_line, no_fsync
 from tests.engine.states import State, Truth, leftovers, product_of
 from tests.harness import Space
 
@@ -28,8 +28,7 @@ def kill(process: subprocess.Popen[str], rng: random.Random, seconds: float) -> 
     """Kill a build at any moment, mostly at one of its work, which begins with its first event; what it told."""
     told = ""
     if rng.random() < 0.85:
-        assert process.stdout is not None
-        told = process.stdout.readline()
+        told = first_line(process)
         time.sleep(rng.random() * seconds)
     else:
         time.sleep(rng.random() * 0.5)
@@ -74,7 +73,7 @@ def crash_fakes(root: Path, seed: int, count: int) -> dict[str, int]:
         state.write(space)
         nap = rng.choice(("0", "0", "5"))
         process = fakes.spawn(space, "--json", "-j", str(rng.randint(1, 4)), FAKES_NAP=nap)
-        out = kill(process, rng, 0.15)
+        out = kill(process, rng, 0.08)
         done = done_of(out)
         seen["after" if '"summary"' in out else "within" if out else "before"] += 1
         check(space, done, truth, state, f"seed {seed}, kill {number} ({state})")

@@ -223,6 +223,15 @@ class Machine:
         return found
 
 
+def first_line(process: subprocess.Popen[str]) -> str:
+    """The first line a process prints, and no byte more: `communicate` does not see what a file object has buffered."""
+    assert process.stdout is not None
+    line = b""
+    while not line.endswith(b"\n") and (byte := os.read(process.stdout.fileno(), 1)):
+        line += byte
+    return line.decode()
+
+
 def listen(process: subprocess.Popen[str]) -> Report:
     """The report of a spawned build that has ended (or was killed: what it told until then)."""
     out, err = process.communicate(timeout=120)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine import crash, fakes
+from tests.engine.machine import first_line
 from tests.harness import Space
 
 
@@ -46,8 +47,7 @@ def test_twelve_kills_of_builds_that_train(space: Space, built: Space) -> None:
     shutil.rmtree(space.root / "dist")
     for number in range(12):
         process = space.spawn("--json")
-        assert process.stdout is not None
-        told = process.stdout.readline()
+        told = first_line(process)
         time.sleep(2 + rng.random() * 6)
         process.kill()
         out, err = process.communicate()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine import rot
+from tests.engine.seam import SWEPT
 
 
 def test_rot_changes_no_result_and_costs_no_training(ram: Path) -> None:
@@ -17,13 +18,13 @@ def test_rot_changes_no_result_and_costs_no_training(ram: Path) -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_much_rot_changes_no_result_and_costs_no_training(ram: Path, seed: int) -> None:
-    count, wrong = rot.harm_all(ram, seed, few=10, share=0.3)
+    count, wrong = rot.harm_all(ram, seed, few=8, share=0.2)
     assert not wrong, f"{len(wrong)} of {count}: {wrong[:5]}"
 
 
-@pytest.mark.xfail(reason="objects are checked by size only; verification on read comes with the store", strict=True)
+@pytest.mark.xfail(not SWEPT, reason="objects are checked by size only; h-store verifies them on read", strict=True)
 def test_an_object_that_changed_but_kept_its_size_is_noticed(ram: Path) -> None:
     assert rot.detects_flips(ram)
 
