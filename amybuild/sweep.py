@@ -135,10 +135,15 @@ class Sweep:
 
     def measure(self, setting: Setting, alone: Mapping[str, float], sink: Sink) -> Measured:
         """Link and measure one setting, through the cache."""
-        summary, records = bring_up_to_date(setting.project, setting.project.plan(), sink, remember=False)
+        try:
+            summary, records = bring_up_to_date(setting.project, setting.project.plan(), sink, remember=False)
+            data = (
+                setting.project.store.read_file(records[MEASURE].output, "verify.json") if MEASURE in records else None
+            )
+        finally:
+            setting.project.store.close()
         if summary.failed:
             return Measured(setting, {}, None, None, False, len(summary.ran), next(iter(summary.failed.values())))
-        data = setting.project.store.read_file(records[MEASURE].output, "verify.json")
         found: dict[str, Any] = json.loads(data or b"{}")
         gains = {name: row["gain"] for name, row in found["behaviours"].items()}
         shares = [gains[name] / alone[name] for name in gains if alone.get(name, 0.0) > 0]
