@@ -7,12 +7,14 @@ import importlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import amybuild
+from amybuild import evidence, kept
 from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.history import BuildRecord, build_hash
 from amybuild.cache.memo import Memo
@@ -23,6 +25,7 @@ from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
 from amybuild.memory.graph import read_graph
+from amybuild.memory.reading import Reading
 from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
 from amybuild.personafile.schema import Persona
@@ -62,6 +65,7 @@ class Summary:
     restored: list[str] = field(default_factory=list)  # product files that had been changed from outside
     saved: float = 0.0  # seconds that the reused actions took when they ran
     info: Mapping[str, Any] | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -70,11 +74,15 @@ class Project:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._began = time.time_ns()
         self.persona: Persona = load(options.file, options.variant)
         self.store, self.history = open_cache(self.persona.file.parent)
         self.cache = ActionCache(self.store)
         self.memo = Memo(self.store.root / "files.json")
-        memory = read_graph(self.persona.graph, self.persona.root)
+        self._nodes = os.fspath(self.store.root / "nodes" / self.history.project)
+        known = kept.read(self._nodes)
+        self._reading = Reading(known if isinstance(known, dict) else {})
+        memory = read_graph(self.persona.graph, self.persona.root, self._reading)
         self.warnings = tuple(memory.warnings)
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
         self.identity = self._identity()
@@ -113,6 +121,21 @@ class Project:
             return None if key is None else (key, known_of(self.cache.record(key)))
 
         return explain(self.plan(), last)
+
+    def evidence(self) -> evidence.Evidence:
+        """The stamps of all that a plan made now rests on."""
+        base = self.persona.base.path
+        sources = [self.persona.root / base] if base is not None else []
+        code = Path(amybuild.__file__).parent
+        inputs = evidence.of_inputs(self.options.file, self.persona.root, sources, code)
+        return evidence.Evidence(self._began, inputs | self._reading.stamps, evidence.of_store(self.store.root))
+
+    def save(self) -> None:
+        """Keep what was found out about files, for the next time."""
+        self.memo.save()
+        rows = self._reading.rows(self._began)
+        if rows is not None:
+            kept.write(self._nodes, rows)
 
     def node_text(self, digest: str) -> bytes | None:
         """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""
@@ -191,6 +214,7 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     records = _reuse(project, plan, summary, sink) if plan.done else _execute(project, summary, sink)
     if lock:
         check_locked(lock, {id: (r.key, r.output) for id, r in records.items()})
+    summary.keys = {id: record.key for id, record in records.items()}
     summary.saved = sum(records[id].seconds for id in summary.hits)
     if project.whole and not summary.failed and not summary.blocked:
         _finish(project, records, summary, sink)
@@ -207,7 +231,7 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink) -> dict[s
         sink(Event("hit", id, {"seconds": found.seconds}))
     summary.hits = list(records)
     project.history.note({id: record.key for id, record in records.items()})
-    project.memo.save()
+    project.save()
     return records
 
 
@@ -234,7 +258,7 @@ def _execute(project: Project, summary: Summary, sink: Sink) -> dict[str, Record
     finally:
         project.store.close()
         project.history.note(executor.outcome.keys)  # an interrupted or failed build too: --explain goes on from there
-        project.memo.save()
+        project.save()
     summary.ran, summary.hits = outcome.ran, outcome.hits
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if outcome.differs and options.check:
@@ -276,6 +300,25 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
     history.set_product(folder, hash, publish(project.store, record.info, folder, stamp.get("files", {})))
     summary.published = True
+
+
+def proof(project: Project, summary: Summary, before: evidence.Evidence) -> Mapping[str, kept.Stamp | None] | None:
+    """The evidence that everything is as `summary` says, for as long as its stamps hold; None when there is none."""
+    history, folder = project.history, project.folder
+    if summary.failed or summary.blocked or not before.settled:
+        return None
+    state: dict[str, kept.Stamp | None] = history.evidence
+    if any(history.last_key(id) != key for id, key in summary.keys.items()):
+        return None  # another build of this project wrote since
+    if project.whole:
+        stamp = history.product(folder)
+        if stamp.get("build") != summary.build or not history.log() or history.log()[-1][1] != summary.build:
+            return None
+        state |= {os.fspath(folder / name): tuple(found) for name, found in stamp["files"].items()}
+        record = os.fspath(history.record_path(stamp["build"]))
+        state[record] = kept.stamp_of(record)
+    changed = summary.ran or summary.published
+    return {**before.inputs, **(evidence.of_store(project.store.root) if changed else before.store), **state}
 
 
 def _variant_words(variant: Variant) -> list[str]:

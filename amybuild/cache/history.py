@@ -11,6 +11,7 @@ from typing import Any
 from amybuild.cache.store import disk_errors, read_json, write_atomic
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
+from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
 
@@ -43,12 +44,18 @@ class History:
     """The state of one project (by its folder) inside a cache that projects may share."""
 
     def __init__(self, cache: Path, project: Path) -> None:
-        name = digest_bytes(os.fspath(project).encode())[:16]
-        self._state_path = cache / "state" / f"{name}.json"
-        self._builds = cache / "builds" / name
+        self.project = digest_bytes(os.fspath(project).encode())[:16]  # its name in this cache
+        self._state_path = cache / "state" / f"{self.project}.json"
+        self._builds = cache / "builds" / self.project
         self._state = self._load()
 
+    @property
+    def evidence(self) -> dict[str, Stamp | None]:
+        """The state file with its stamp from before it was read, or from when it was written here."""
+        return {os.fspath(self._state_path): self._stamp}
+
     def _load(self) -> dict[str, Any]:
+        self._stamp = stamp_of(os.fspath(self._state_path))
         data = read_json(self._state_path)
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             data = {}
@@ -71,6 +78,7 @@ class History:
                 self._state = self._load()
                 change(self._state)
                 write_atomic(self._state_path, canonical(self._state))
+                self._stamp = stamp_of(os.fspath(self._state_path))
 
     # last keys
 
@@ -107,7 +115,7 @@ class History:
             "variant": build.variant,
             "info": build.info,
         }
-        write_atomic(self._builds / f"{build.hash}.json", canonical(data))
+        write_atomic(self.record_path(build.hash), canonical(data))
         line = [when or build.time, build.hash, build.variant]
 
         def append(state: dict[str, Any]) -> None:
@@ -126,8 +134,11 @@ class History:
     def name(self, name: str, hash: str) -> None:
         self._update(lambda state: state["names"].update({name: hash}))
 
+    def record_path(self, hash: str) -> Path:
+        return self._builds / f"{hash}.json"
+
     def read(self, hash: str) -> BuildRecord | None:
-        data = read_json(self._builds / f"{hash}.json")
+        data = read_json(self.record_path(hash))
         try:
             if data["schema"] != SCHEMA or data["hash"] != hash:
                 return None
