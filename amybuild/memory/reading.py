@@ -46,8 +46,8 @@ class Reading:
         return node
 
     def rows(self, began: int) -> dict[str, Row] | None:
-        """What the next reading may know: the nodes whose files were settled when this one began (ns). None when that is
-        what this one knew."""
+        """What the next reading may know: the nodes whose files were settled when this one began (ns). None when that
+        is what this one knew already."""
         rows = {
             path: row
             for path, row in self._rows.items()
