@@ -35,6 +35,9 @@ from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
 
 
+_KEYS = 4  # keys per action that are kept: edits that are undone, and variants
+
+
 @dataclass(frozen=True)
 class Options:
     """What the command line asks for."""
@@ -79,8 +82,7 @@ class Project:
         self.store, self.history = open_cache(self.persona.file.parent)
         self.cache = ActionCache(self.store)
         self.memo = Memo(self.store.root / "files.json")
-        self._nodes = os.fspath(self.store.root / "nodes" / self.history.project)
-        known = kept.read(self._nodes)
+        known = kept.read(self._kept("nodes"))
         self._reading = Reading(known if isinstance(known, dict) else {})
         memory = read_graph(self.persona.graph, self.persona.root, self._reading)
         self.warnings = tuple(memory.warnings)
@@ -104,9 +106,18 @@ class Project:
             index = CodeIndex(root, "amybuild")
             return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
-        code = self.memo.get("code", [source_stats(root), [RULES[name].data for name in rules], table], find)
+        stats = source_stats(root)
+        code = self.memo.get("code", [stats, sys.version, [RULES[name].data for name in rules], table], find)
         libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
-        return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
+        # keys hold for the program that found them: another one may make them otherwise
+        self._program = digest_value("program", [stats, sys.version])
+        known = kept.read(self._kept("keys"))
+        keys = known[1] if isinstance(known, tuple) and known[0] == self._program else {}
+        self._keys_known = len(keys)
+        return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules}, keys)
+
+    def _kept(self, what: str) -> str:
+        return os.fspath(self.store.root / what / self.history.project)
 
     def plan(self) -> Plan:
         """What is in the cache and what has to run. `--check` runs everything."""
@@ -135,7 +146,11 @@ class Project:
         self.memo.save()
         rows = self._reading.rows(self._began)
         if rows is not None:
-            kept.write(self._nodes, rows)
+            kept.write(self._kept("nodes"), rows)
+        keys = self.identity.keys
+        if len(keys) != self._keys_known:
+            newest = list(keys.items())[-_KEYS * len(self.graph.actions) :]
+            kept.write(self._kept("keys"), (self._program, dict(newest)))
 
     def node_text(self, digest: str) -> bytes | None:
         """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""

@@ -2,7 +2,7 @@
 
 Every task has a memory node of its own and the three actions that it always has. The corpora are made by the real rule;
 what needs a model (base, replies, training, verification, link) is written by `stand_in`, a few bytes each. Keys,
-records, trees and product are the real ones, so the command line cannot tell this cache from one that took days to fill.
+records, trees and product are real, so the command line cannot tell this cache from one that took days to fill.
 """
 
 from __future__ import annotations
