@@ -34,7 +34,6 @@ from amybuild.plan.explain import Explanation, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, check_locked, known_of, open_cache, read_lock
 
-
 _KEYS = 4  # keys per action that are kept: edits that are undone, and variants
 
 

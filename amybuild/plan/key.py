@@ -72,8 +72,9 @@ def manifest(rule: str, components: tuple[Component, ...]) -> Manifest:
 
 
 def signature(action: Action, outputs: Mapping[str, str], behind: str) -> str | None:
-    """A digest of all that `walk` and `manifest` make the key from, ten times cheaper than that: under it a key that was
-    found once need not be found again. `behind` stands for the rule's code and libraries. None when there is none."""
+    """A digest of all that `walk` and `manifest` make the key from, ten times cheaper than that: under it a key that
+    was found once need not be found again. `behind` stands for the rule's code and libraries. None when a parameter is
+    no plain value."""
     parts = (
         behind,
         action.rule,
