@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from amybuild import __version__, noop
 from amybuild.cli.common import common_options, enter
 from amybuild.errors import InputError
+
+TYPE_CHECKING = False  # not from typing: `--help` needs none of it
+if TYPE_CHECKING:
+    from typing import Any
 
 _ABOUT = """\
 Build a personality: the memory graph says what it is, Personafile.toml maps its
@@ -92,6 +92,8 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _options(args: argparse.Namespace) -> Any:
+    from pathlib import Path
+
     from amybuild.build import Options, Variant
 
     if args.jobs < 1:
@@ -138,6 +140,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, quiet: bool) -> None:
     """Keep what the next no-op will say, if all is up to date now."""
+    from dataclasses import replace
+
     from amybuild.build import proof
 
     proven = proof(project, summary, evidence)
@@ -169,6 +173,8 @@ def _explain(project: Any, args: argparse.Namespace) -> int:
 def _dry_run(plan: Any, args: argparse.Namespace) -> int:
     states = {id: d.state.value for id, d in plan.decisions.items()}
     if args.json:
+        import json
+
         print(json.dumps({"actions": states}))
         return 0
     words = {"run": "would run", "unknown": "depends on what runs before it"}

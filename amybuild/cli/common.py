@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from amybuild.errors import InputError
+
+TYPE_CHECKING = False  # not from typing: `--help` needs none of it
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,8 @@ def enter(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
 
 
 def builds(args: argparse.Namespace) -> Any:
+    from pathlib import Path
+
     from amybuild.versions import find_root, open_cache
 
     return open_cache(find_root(Path(args.file)))[1]

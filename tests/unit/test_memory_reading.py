@@ -17,8 +17,8 @@ from amybuild.memory.reading import Reading
 
 TEXTS = (
     "# One\n\nText.\n",
-    '+++\ntype = "episodic"\nweight = 0.5\ncreated = 2025-01-08\nlinks = [{ target = "n1", strength = 0.3 }]\n+++\nA.\n',
-    '+++\nlinks = ["n2", "nowhere"]\nversion = 3\nprovenance = "me"\n+++\n## part\n\nB.\n',
+    '+++\ntype = "episodic"\nweight = 0.5\nlinks = [{ target = "n1", strength = 0.3 }]\n+++\nA.\n',
+    '+++\nlinks = ["n2", "nowhere"]\nversion = 3\ncreated = 2025-01-08\nprovenance = "me"\n+++\n## part\n\nB.\n',
     '+++\nexamples = "e.jsonl"\n+++\nWith a file.\n',
     "# Ünï\r\n\r\nwarmth:9\n",
 )
