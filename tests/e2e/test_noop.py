@@ -297,14 +297,14 @@ def test_the_program_itself_and_a_real_process(stamped: Space, tmp_path: Path) -
     """A copy of the program, asked as a user asks; then one of its functions changes."""
     shutil.copytree(Path(amybuild.__file__).parent, tmp_path / "lib/amybuild")
     script = (
-        "import sys\nfrom amybuild.cli import run\ntry:\n    run()\nfinally:\n"
-        "    print(sorted({'argparse', 'json', 'pathlib', 'typing', 're', 'enum', 'signal', 'dataclasses',"
+        "import sys\nfrom amybuild.cli import main\nassert main() == 0\n"
+        "print(sorted({'argparse', 'json', 'pathlib', 'typing', 're', 'enum', 'signal', 'dataclasses',"
         " 'amybuild.build'} & set(sys.modules)))\n"
     )
 
-    def ask(*args: str) -> tuple[str, str]:
+    def ask(*args: str, how: tuple[str, str] = ("-c", script)) -> tuple[str, str]:
         env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'lib'}:{ROOT}"}
-        command = [sys.executable, "-c", script, *args]
+        command = [sys.executable, *how, *args]
         done = subprocess.run(command, cwd=stamped.root, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout, done.stderr
@@ -317,6 +317,9 @@ def test_the_program_itself_and_a_real_process(stamped: Space, tmp_path: Path) -
     out, again = ask()
     assert out == "[]\n"
     assert plain(again) == plain(err)
+    for _ in range(2):  # the second one is answered at once
+        out, again = ask(how=("-m", "amybuild"))
+        assert (out, plain(again)) == ("", plain(err))
     path = tmp_path / "lib/amybuild/actions/corpus.py"
     path.write_text(path.read_text().replace("MIN_TRAIN = 4", "MIN_TRAIN = 3"))
     out, err = ask("--explain")
