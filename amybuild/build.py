@@ -79,7 +79,9 @@ class Project:
         self._began = time.time_ns()
         self.persona: Persona = load(options.file, options.variant)
         self.store, self.history = open_cache(self.persona.file.parent)
-        self.cache = ActionCache(self.store)
+        results = kept.read(self._kept("results"))
+        self._records, self.store.known = results if isinstance(results, tuple) else ({}, {})
+        self.cache = ActionCache(self.store, self._records)
         self.memo = Memo(self.store.root / "files.json")
         known = kept.read(self._kept("nodes"))
         self._reading = Reading(known if isinstance(known, dict) else {})
@@ -146,10 +148,15 @@ class Project:
         rows = self._reading.rows(self._began)
         if rows is not None:
             kept.write(self._kept("nodes"), rows)
+        rows, listings = self.cache.rows, self.store.listings()
+        if not (rows.items() <= self._records.items() and listings.items() <= self.store.known.items()):
+            some = _KEYS * len(self.graph.actions)
+            records = {**self._records, **rows}
+            trees = {**self.store.known, **listings}
+            kept.write(self._kept("results"), (_newest(records, some), _newest(trees, some)))
         keys = self.identity.keys
         if len(keys) != self._keys_known:
-            newest = list(keys.items())[-_KEYS * len(self.graph.actions) :]
-            kept.write(self._kept("keys"), (self._program, dict(newest)))
+            kept.write(self._kept("keys"), (self._program, _newest(keys, _KEYS * len(self.graph.actions))))
 
     def node_text(self, digest: str) -> bytes | None:
         """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""
@@ -168,6 +175,10 @@ class Project:
     def folder(self) -> Path:
         out = self.options.out
         return (out if out is not None else self.persona.root / "dist" / self.persona.name).absolute()
+
+
+def _newest(table: Mapping[str, Any], most: int) -> dict[str, Any]:
+    return dict(list(table.items())[-most:])
 
 
 def _data(root: Path, names: tuple[str, ...]) -> dict[str, str]:

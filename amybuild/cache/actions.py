@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from amybuild.cache.store import Store, read_json, write_atomic
 from amybuild.digest import canonical
+from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
+
+# a record without its manifest and host: the stamp of its file, then action, rule, output, seconds, finished
+Row = tuple[Stamp, str, str, str, float, str]
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,37 @@ class Record:
     host: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ActionCache:
-    """Records below ``actions/``; unreadable ones are misses."""
+class Remembered(Record):
+    """A record that an earlier run read: what is seldom asked for is read from its file when it is."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, cache: ActionCache, key: str, row: Row) -> None:
+        _, action, rule, output, seconds, finished = row
+        self.__dict__.update(
+            key=key, action=action, rule=rule, output=output, seconds=seconds, finished=finished, _cache=cache
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("manifest", "host"):
+            raise AttributeError(name)
+        found = self.__dict__["_cache"].record(self.key)
+        self.__dict__.update(manifest=found.manifest if found else (), host=found.host if found else {})
+        return self.__dict__[name]
+
+
+class ActionCache:
+    """Records below ``actions/``; unreadable ones are misses.
+
+    `known` are rows of an earlier run (key -> row): a record whose file has kept its stamp is not read again.
+    """
+
+    def __init__(self, store: Store, known: Mapping[str, Row] | None = None) -> None:
         self.store = store
+        self._known = known or {}
+        self.rows: dict[str, Row] = {}  # of the records that were looked up and found
         self._seen: dict[str, Record] = {}
 
-    def _path(self, key: str) -> Any:
-        return self.store.root / "actions" / key[:2] / f"{key}.json"
+    def _path(self, key: str) -> Path:
+        return Path(f"{self.store.root}/actions/{key[:2]}/{key}.json")
 
     def record(self, key: str) -> Record | None:
         """The record under `key`, whether or not its output is still here."""
@@ -59,11 +86,24 @@ class ActionCache:
         """The record under `key` if its output is whole in the store."""
         found = self._seen.get(key)
         if found is None:
-            found = self.record(key)
+            found = self._found(key)
             if found is not None and self.store.tree(found.output) is None:
                 found = None
             if found is not None:
                 self._seen[key] = found
+        return found
+
+    def _found(self, key: str) -> Record | None:
+        """`record`, or what is remembered of it."""
+        now, row = stamp_of(f"{self.store.root}/actions/{key[:2]}/{key}.json"), self._known.get(key)
+        if now is None:
+            return None
+        if row is not None and row[0] == now:
+            self.rows[key] = row
+            return Remembered(self, key, row)
+        found = self.record(key)
+        if found is not None:
+            self.rows[key] = (now, found.action, found.rule, found.output, found.seconds, found.finished)
         return found
 
     def publish(self, record: Record) -> None:

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # tree -> (name, digest, size) of each file, from an earlier run: a listing is what its digest says it is
+        self.known: Mapping[str, tuple[tuple[str, str, int], ...]] = {}
         self._trees: dict[str, dict[str, Entry]] = {}  # those that were found whole
         self._tmp: Path | None = None
         self._tmp_guard = threading.Lock()
@@ -111,7 +113,7 @@ class Store:
 
     def _has(self, digest: str, size: int) -> bool:
         try:
-            return os.stat(self.object_path(digest)).st_size == size
+            return os.stat(f"{self.root}/objects/{digest[:2]}/{digest}").st_size == size
         except OSError:
             return False
 
@@ -172,6 +174,10 @@ class Store:
         return found
 
     def _read_tree(self, digest: str) -> dict[str, Entry] | None:
+        rows = self.known.get(digest)
+        if rows is not None and os.path.exists(f"{self.root}/trees/{digest[:2]}/{digest}.json"):
+            files = {name: Entry(d, size) for name, d, size in rows}
+            return files if all(self._has(e.digest, e.size) for e in files.values()) else None
         data = read_json(self._tree_path(digest))
         try:
             files = {str(name): Entry(str(d), int(size)) for name, (d, size) in data["files"].items()}
@@ -180,6 +186,13 @@ class Store:
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError, InputError):
             return None
         return files if all(self._has(e.digest, e.size) for e in files.values()) else None
+
+    def listings(self) -> dict[str, tuple[tuple[str, str, int], ...]]:
+        """What the next run may know: the listings of the trees that were found whole."""
+        return {
+            digest: self.known.get(digest) or tuple((name, e.digest, e.size) for name, e in files.items())
+            for digest, files in self._trees.items()
+        }
 
     def _need(self, digest: str) -> dict[str, Entry]:
         files = self.tree(digest)
