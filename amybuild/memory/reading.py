@@ -8,7 +8,7 @@ from typing import Any
 from amybuild.kept import Stamp, settled, stamp_of
 from amybuild.memory.node import Link, Node
 
-# a node as plain values: key, source, stamp, stamps of its other files, fields, digest
+# a node as plain values: key, source, stamp, stamps of its other files, fields, digest, canonical bytes
 Row = tuple[Any, ...]
 
 
@@ -42,7 +42,7 @@ class Reading:
         self.parsed += 1
         fields = dict(node.__dict__, links=tuple((one.target, one.strength, one.kind) for one in node.links))
         more = {file: stamp for file, stamp in self._node.items() if file != path}
-        self._rows[path] = (key, source, now, more, fields, node.digest)
+        self._rows[path] = (key, source, now, more, fields, node.digest, node.canonical())
         return node
 
     def rows(self, began: int) -> dict[str, Row] | None:
@@ -58,9 +58,9 @@ class Reading:
 
 def _restored(row: Row) -> Node:
     """A node as it was when it came from its file, where it passed its checks."""
-    *_, fields, digest = row
+    *_, fields, digest, canonical = row
     node: Node = object.__new__(Node)
-    node.__dict__.update(fields, links=tuple(map(_link, fields["links"])), digest=digest)
+    node.__dict__.update(fields, links=tuple(map(_link, fields["links"])), digest=digest, _canonical=canonical)
     return node
 
 
