@@ -79,12 +79,13 @@ class Project:
         self._began = time.time_ns()
         self.persona: Persona = load(options.file, options.variant)
         self.store, self.history = open_cache(self.persona.file.parent)
-        results = kept.read(self._kept("results"))
-        self._records, self.store.known = results if isinstance(results, tuple) else ({}, {})
+        self._sources = source_stats(Path(amybuild.__file__).parent)
+        self._program = digest_value("program", [self._sources, sys.version])
+        results: tuple[dict[str, Any], dict[str, Any]] = self._recall("results") or ({}, {})
+        self._records, self.store.known = results
         self.cache = ActionCache(self.store, self._records)
         self.memo = Memo(self.store.root / "files.json")
-        known = kept.read(self._kept("nodes"))
-        self._reading = Reading(known if isinstance(known, dict) else {})
+        self._reading = Reading(self._recall("nodes"))
         memory = read_graph(self.persona.graph, self.persona.root, self._reading)
         self.warnings = tuple(memory.warnings)
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
@@ -107,18 +108,20 @@ class Project:
             index = CodeIndex(root, "amybuild")
             return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
-        stats = source_stats(root)
-        code = self.memo.get("code", [stats, sys.version, [RULES[name].data for name in rules], table], find)
+        stamps = [self._sources, sys.version, [RULES[name].data for name in rules], table]
+        code = self.memo.get("code", stamps, find)
         libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
-        # keys hold for the program that found them: another one may make them otherwise
-        self._program = digest_value("program", [stats, sys.version])
-        known = kept.read(self._kept("keys"))
-        keys = known[1] if isinstance(known, tuple) and known[0] == self._program else {}
+        keys = self._recall("keys") or {}
         self._keys_known = len(keys)
         return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules}, keys)
 
-    def _kept(self, what: str) -> str:
-        return os.fspath(self.store.root / what / self.history.project)
+    def _recall(self, what: str) -> Any:
+        """What this very program kept of an earlier run (another one may write it otherwise, or find other keys)."""
+        found = kept.read(os.fspath(self.store.root / what / self.history.project))
+        return found[1] if isinstance(found, tuple) and found[0] == self._program else None
+
+    def _keep(self, what: str, value: Any) -> None:
+        kept.write(os.fspath(self.store.root / what / self.history.project), (self._program, value))
 
     def plan(self) -> Plan:
         """What is in the cache and what has to run. `--check` runs everything."""
@@ -147,16 +150,16 @@ class Project:
         self.memo.save()
         rows = self._reading.rows(self._began)
         if rows is not None:
-            kept.write(self._kept("nodes"), rows)
+            self._keep("nodes", rows)
         rows, listings = self.cache.rows, self.store.listings()
         if not (rows.items() <= self._records.items() and listings.items() <= self.store.known.items()):
             some = _KEYS * len(self.graph.actions)
             records = {**self._records, **rows}
             trees = {**self.store.known, **listings}
-            kept.write(self._kept("results"), (_newest(records, some), _newest(trees, some)))
+            self._keep("results", (_newest(records, some), _newest(trees, some)))
         keys = self.identity.keys
         if len(keys) != self._keys_known:
-            kept.write(self._kept("keys"), (self._program, _newest(keys, _KEYS * len(self.graph.actions))))
+            self._keep("keys", _newest(keys, _KEYS * len(self.graph.actions)))
 
     def node_text(self, digest: str) -> bytes | None:
         """The canonical bytes of a memory node by digest: as it is now, or as an earlier build read it."""

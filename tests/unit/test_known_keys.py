@@ -112,15 +112,31 @@ def test_random_edits_plan_alike_with_and_without_what_is_known(tmp_path: Path) 
             (project.store.root / f"{name}.away").rename(project.store.root / name)
 
 
-def test_keys_of_another_program_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_program_kept_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_project(tmp_path)
+    time.sleep(2 * kept.TICK / 1e9)
     project = Project(Options(file=file))
     planned(project)
     project.save()
     assert Project(Options(file=file)).identity.keys == project.identity.keys != {}
+    for name in ("nodes", "keys", "results"):  # in a form that this program does not know
+        path = project.store.root / name / project.history.project
+        assert path.exists() == (name != "results")
+        kept.write(str(path), ("another program", {str(tmp_path / "memory/day.md"): ()}))
+    assert Project(Options(file=file)).identity.keys == {}
+    project.save()
     monkeypatch.setattr("amybuild.build.source_stats", lambda root: [["another", 1, 2, 3, 4]])
     assert Project(Options(file=file)).identity.keys == {}
-    path = next((project.store.root / "keys").iterdir())
-    path.write_bytes(path.read_bytes()[:-1])
-    monkeypatch.undo()
-    assert Project(Options(file=file)).identity.keys == {}
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"\0" * 8, bytes(range(256))])
+def test_damage_is_forgotten(tmp_path: Path, data: bytes) -> None:
+    file = write_project(tmp_path)
+    project = Project(Options(file=file))
+    planned(project)
+    project.save()
+    for name in ("nodes", "keys", "results"):
+        path = project.store.root / name / project.history.project
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    assert facts(planned(Project(Options(file=file)))) == facts(planned(project))
