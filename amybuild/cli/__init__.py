@@ -12,10 +12,8 @@ def _known(words: list[str]) -> bool:
     if found is None:
         return False
     try:
-        sys.stdout.write(found[0])
-        sys.stdout.flush()
-        sys.stderr.write(found[1])
-        sys.stderr.flush()
+        print(found[0], end="", flush=True)
+        print(found[1], end="", file=sys.stderr, flush=True)
     except OSError:  # nobody reads our output, or it cannot be written: the whole program knows what to say
         return False
     return True

@@ -58,6 +58,12 @@ def main(argv: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk behind our own output, say
+        if os.environ.get("AMYBUILD_TRACEBACK"):
+            raise
+        print(f"amybuild: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 2
 

@@ -324,3 +324,14 @@ def test_the_program_itself_and_a_real_process(stamped: Space, tmp_path: Path) -
     path.write_text(path.read_text().replace("MIN_TRAIN = 4", "MIN_TRAIN = 3"))
     out, err = ask("--explain")
     assert "code changed" in out
+
+
+@pytest.mark.parametrize("closed", ["> /dev/full", ">&-", "2>&-", "2> /dev/full", ">&- 2>&-", "| true"])
+@pytest.mark.parametrize("flags", ["", "--explain"])
+def test_an_output_that_cannot_be_written_is_no_traceback(stamped: Space, closed: str, flags: str) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for setting in ("", "AMYBUILD_NO_STAMP=1"):
+        line = f"{setting} {sys.executable} -m amybuild {flags} {closed}"
+        done = subprocess.run(line, shell=True, cwd=stamped.root, env=env, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or "full" in closed
