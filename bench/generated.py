@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +112,3 @@ def _silent(done: int, total: int, **fields: float | str) -> None: ...
 
 
 def _ignore(event: Any) -> None: ...
-
-
-def make(root: Path, targets: int) -> Mapping[str, float]:
-    """A full project below `root`; kept when it is there already."""
-    if not (root / "dist").is_dir():
-        write_project(root, targets)
-        fill_cache(root)
-    return {}
-
-
-if __name__ == "__main__":
-    import sys
-
-    make(Path(sys.argv[1]), int(sys.argv[2]))

@@ -33,8 +33,8 @@ def inputs(root: Path, targets: int) -> list[str]:
 
 
 def edit(root: Path, number: int, times: int) -> None:
-    """Other content in one input, of another length."""
-    (root / "in" / f"t{number:05d}").write_text(f"edit {times}\n" + "y" * (900 + times))
+    """Other content in one input."""
+    (root / "in" / f"t{number:05d}").write_text(f"edit {times}\n" + "y" * 900)
 
 
 def _ninja(names: list[str]) -> str:
