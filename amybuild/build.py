@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amybuild import evidence, kept
 from amybuild.cache.actions import Record
 from amybuild.cache.history import PRODUCT, BuildRecord, build_hash
 from amybuild.cache.store import AGAIN
@@ -44,6 +45,7 @@ class Summary:
     restored: list[str] = field(default_factory=list)  # product files that had been changed from outside
     saved: float = 0.0  # seconds that the reused actions took when they ran
     info: Mapping[str, Any] | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -63,6 +65,7 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
 def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
     locked = _locked(project, plan, sink) if project.options.locked else None
     summary, records = bring_up_to_date(project, plan, sink)
+    summary.keys = {id: record.key for id, record in records.items()}
     if locked:
         locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     if project.whole and not summary.failed and not summary.blocked:
@@ -271,6 +274,25 @@ def _made_from(project: Project, variant: list[str]) -> dict[str, Any]:
         "libraries": libraries,
         "variant": [word.replace(home, "~") for word in variant],
     }
+
+
+def proof(project: Project, summary: Summary, before: evidence.Evidence) -> Mapping[str, kept.Stamp | None] | None:
+    """The evidence that everything is as `summary` says, for as long as its stamps hold; None when there is none."""
+    history, folder = project.history, project.folder
+    if summary.failed or summary.blocked or not before.settled:
+        return None
+    state: dict[str, kept.Stamp | None] = history.evidence
+    if any(history.last_key(id) != key for id, key in summary.keys.items()):
+        return None  # another build of this project wrote since
+    if project.whole:
+        stamp = history.product(folder)
+        if stamp.get("build") != summary.build or not history.log() or history.log()[-1][1] != summary.build:
+            return None
+        state |= {os.fspath(folder / name): tuple(found) for name, found in stamp["files"].items()}
+        record = os.fspath(history.record_path(stamp["build"]))
+        state[record] = kept.stamp_of(record)
+    changed = summary.ran or summary.published
+    return {**before.inputs, **(evidence.of_store(project.store.root) if changed else before.store), **state}
 
 
 def _variant_words(variant: Variant) -> list[str]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import amybuild
+from amybuild import evidence, kept
 from amybuild.cache.actions import ActionCache
 from amybuild.cache.history import build_hash
 from amybuild.cache.memo import Memo
 from amybuild.cache.sources import Sources
-from amybuild.digest import digest_file
+from amybuild.digest import digest_file, digest_value
 from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
 from amybuild.memory.graph import read_graph
+from amybuild.memory.reading import Reading
 from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
 from amybuild.personafile.resources import bytes_of as bytes_of
@@ -25,6 +30,8 @@ from amybuild.plan.code import CodeIndex, library_versions, source_stats, untouc
 from amybuild.plan.explain import Explanation, ProductState, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, known_of, open_cache
+
+_KEYS = 4  # keys per action that are kept: edits that are undone, and variants
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,19 @@ class Project:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._began = time.time_ns()
         self.persona: Persona = load(options.file, options.variant)
         self.store, self.history = open_cache(self.persona.file.parent, self.persona.cache)
-        self.cache = ActionCache(self.store)
+        self._stats = source_stats(Path(amybuild.__file__).parent)
+        self._program = digest_value("program", [self._stats, sys.version])
+        results: tuple[dict[str, Any], dict[str, Any]] = self._recall("results") or ({}, {})
+        self._records, self.store.known = results
+        self.cache = ActionCache(self.store, self._records)
         self.memo = Memo(self.store.root / "files.json")
         self.sources = Sources(self.store.root / "sources.json")
         self._code: CodeIndex | None = None  # when the memo did not know
-        memory = read_graph(self.persona.graph, self.persona.root)
+        self._reading = Reading(self._recall("nodes"))
+        memory = read_graph(self.persona.graph, self.persona.root, self._reading)
         self.warnings = tuple(memory.warnings)
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
         self.identity = self._identity()
@@ -72,15 +85,25 @@ class Project:
         root = Path(amybuild.__file__).parent
         rules = sorted(RULES)
         table = [[name, RULES[name].entry] for name in rules]
-        self._stats = source_stats(root)
 
         def find() -> dict[str, dict[str, str]]:
             index = self._code = CodeIndex(root, "amybuild")
             return {name: index.closure(entry) | _data(root, RULES[name].data) for name, entry in table}
 
-        code = self.memo.get("code", [self._stats, [RULES[name].data for name in rules], table], find)
+        stamps = [self._stats, sys.version, [RULES[name].data for name in rules], table]
+        code = self.memo.get("code", stamps, find)
         libraries = library_versions({name for rule in RULES.values() for name in rule.libraries})
-        return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules})
+        keys = self._recall("keys") or {}
+        self._keys_known = len(keys)
+        return Identity(code, {name: {lib: libraries[lib] for lib in RULES[name].libraries} for name in rules}, keys)
+
+    def _recall(self, what: str) -> Any:
+        """What this very program kept of an earlier run (another one may write it otherwise, or find other keys)."""
+        found = kept.read(os.fspath(self.store.root / what / self.history.id))
+        return found[1] if isinstance(found, tuple) and found[0] == self._program else None
+
+    def _keep(self, what: str, value: Any) -> None:
+        kept.write(os.fspath(self.store.root / what / self.history.id), (self._program, value))
 
     def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
         """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
@@ -128,11 +151,31 @@ class Project:
         """The source of a function by digest: as it is now, or as an earlier build ran it."""
         return (self._code.source(digest) if self._code else None) or self.sources.text(digest)
 
+    def evidence(self) -> evidence.Evidence:
+        """The stamps of all that a plan made now rests on."""
+        base = self.persona.base.path
+        outside = [task.checkpoint or task.adapter for task in self.persona.tasks]
+        sources = [self.persona.root / path for path in (base, *outside) if path is not None]
+        code = Path(amybuild.__file__).parent
+        inputs = evidence.of_inputs(self.options.file, self.persona.root, sources, code)
+        return evidence.Evidence(self._began, inputs | self._reading.stamps, evidence.of_store(self.store.root))
+
     def save(self) -> None:
-        """Keep what was found out on the way (a query does not)."""
+        """Keep what was found out on the way, for the next time (a query does not)."""
         if self._code:
             self.sources.keep(self._code.sources())
         self.memo.save()
+        rows = self._reading.rows(self._began)
+        if rows is not None:
+            self._keep("nodes", rows)
+        records, listings = self.cache.rows, self.store.listings()
+        if not (records.items() <= self._records.items() and listings.items() <= self.store.known.items()):
+            some = _KEYS * len(self.graph.actions)
+            both = {**self._records, **records}, {**self.store.known, **listings}
+            self._keep("results", tuple(_newest(table, some) for table in both))
+        keys = self.identity.keys
+        if len(keys) != self._keys_known:
+            self._keep("keys", _newest(keys, _KEYS * len(self.graph.actions)))
 
     @property
     def whole(self) -> bool:
@@ -143,6 +186,10 @@ class Project:
     def folder(self) -> Path:
         out = self.options.out
         return (out if out is not None else self.persona.root / "dist" / self.persona.name).absolute()
+
+
+def _newest(table: Mapping[str, Any], most: int) -> dict[str, Any]:
+    return dict(list(table.items())[-most:])
 
 
 def _data(root: Path, names: tuple[str, ...]) -> dict[str, str]:

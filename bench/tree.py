@@ -11,7 +11,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = (
-    *("errors", "events", "digest", "personafile", "memory", "graph", "plan", "cache", "execute"),
+    *(
+        "errors",
+        "events",
+        "digest",
+        "kept",
+        "noop",
+        "evidence",
+        "personafile",
+        "memory",
+        "graph",
+        "plan",
+        "cache",
+        "execute",
+    ),
     *(
         "model",
         "actions",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,14 @@ from typing import Any
 
 from amybuild.cache.disk import seal, unseal, write_atomic
 from amybuild.cache.store import Store
+from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
+_USED = 3600 * 10**9  # ns: a record says no more often than that that it was of use
 _FIELDS = {"schema", "action", "rule", "key", "manifest", "output", "seconds", "finished", "host"}
+
+# a record without its manifest and host: the stamp of its file, then action, rule, output, seconds, finished
+Row = tuple[Stamp, str, str, str, float, str]
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,23 @@ class Record:
     seconds: float
     finished: str
     host: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Remembered(Record):
+    """A record that an earlier run read: what is seldom asked for is read from its file when it is."""
+
+    def __init__(self, cache: ActionCache, key: str, row: Row) -> None:
+        _, action, rule, output, seconds, finished = row
+        self.__dict__.update(
+            key=key, action=action, rule=rule, output=output, seconds=seconds, finished=finished, _cache=cache
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("manifest", "host"):
+            raise AttributeError(name)
+        found = self.__dict__["_cache"].record(self.key)
+        self.__dict__.update(manifest=found.manifest if found else (), host=found.host if found else {})
+        return self.__dict__[name]
 
 
 def parse_record(key: str, data: bytes | None) -> Record | None:
@@ -72,11 +95,14 @@ def render_record(record: Record) -> bytes:
 class ActionCache:
     """Records below ``actions/``; unreadable ones are misses, and so are those whose output is not whole.
 
-    After `Store.begin` a result that was looked up or published is held until `Store.close`.
+    After `Store.begin` a result that was looked up or published is held until `Store.close`. `known` are rows of an
+    earlier run (key -> row): a record whose file has kept its stamp is not read again.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, known: Mapping[str, Row] | None = None) -> None:
         self.store = store
+        self._known = known or {}
+        self.rows: dict[str, Row] = {}  # of the records that were looked up and found
         self.borrowed = False  # whether a query was told of a result that is not written down here
         self._read: dict[str, Record] = {}
 
@@ -102,12 +128,26 @@ class ActionCache:
         return self._there(key)
 
     def _here(self, key: str) -> Record | None:
+        now = stamp_of(self._path(key))
         found = self._read.get(key)
-        if found is None or not os.path.exists(self._path(key)):
-            found = self.record(key)
+        if now is None:
+            return None
+        if found is None:
+            found = self._found(key, now)
         if found is None or self.store.whole(found.output) is None:
             return None
         self._read[key] = found
+        return found
+
+    def _found(self, key: str, now: Stamp) -> Record | None:
+        """`record`, or what is remembered of it."""
+        row = self._known.get(key)
+        if row is not None and row[0] == now:
+            self.rows[key] = row
+            return Remembered(self, key, row)
+        found = self.record(key)
+        if found is not None:
+            self.rows[key] = (now, found.action, found.rule, found.output, found.seconds, found.finished)
         return found
 
     def _there(self, key: str) -> Record | None:
@@ -142,11 +182,14 @@ class ActionCache:
             self.store.hold(f"action {record.key} {record.output}")
             write_atomic(Path(self._path(record.key)), data, self.store.root / "tmp")
         self._read[record.key] = record
-        files = self.store.tree(record.output)
-        if self.store.shared is not None and files is not None:
-            self.store.shared.offer(self.store, record, data, files)
+        if self.store.shared is not None:
+            files = self.store.tree(record.output)
+            if files is not None:
+                self.store.shared.offer(self.store, record, data, files)
 
     def _used(self, key: str) -> None:
         """It is of use now: a collection with a size limit takes first what was not used for longest."""
         with contextlib.suppress(OSError):
-            os.utime(self._path(key))
+            path = self._path(key)
+            if time.time_ns() - os.stat(path).st_mtime_ns > _USED:
+                os.utime(path)

@@ -11,6 +11,7 @@ from typing import Any
 from amybuild.cache.disk import disk_errors, read_json, seal, unseal, write_atomic
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
+from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
 PRODUCT = "persona/product"  # the link map among a build's results: kept, collected and fetched like any of them
@@ -59,7 +60,13 @@ class History:
         names |= {path.name for path in (cache / "builds").glob("*") if path.is_dir()}
         return [cls(cache, None, name) for name in sorted(names)]
 
+    @property
+    def evidence(self) -> dict[str, Stamp | None]:
+        """The state file with its stamp from before it was read, or from when it was written here."""
+        return {os.fspath(self.state_path): self._stamp}
+
     def _load(self) -> dict[str, Any]:
+        self._stamp = stamp_of(os.fspath(self.state_path))
         data = read_json(self.state_path)
         self.damaged = self.state_path.exists() and not (isinstance(data, dict) and data.get("schema") == SCHEMA)
         if not isinstance(data, dict) or self.damaged:
@@ -85,6 +92,7 @@ class History:
                 self._state = self._load()
                 change(self._state)
                 write_atomic(self.state_path, canonical(self._state), self._room)
+                self._stamp = stamp_of(os.fspath(self.state_path))
 
     # last keys
 
@@ -134,7 +142,7 @@ class History:
             "variant": build.variant,
             "info": build.info,
         }
-        write_atomic(self.builds_path / f"{build.hash}.json", seal(data), self._room)
+        write_atomic(self.record_path(build.hash), seal(data), self._room)
         self.went_to(build.hash, when or build.time, build.variant)
 
     def went_to(self, hash: str, when: str, how: str) -> None:
@@ -191,9 +199,12 @@ class History:
 
         self._update(change)
 
+    def record_path(self, hash: str) -> Path:
+        return self.builds_path / f"{hash}.json"
+
     def read(self, hash: str) -> BuildRecord | None:
         try:
-            data: Any = unseal((self.builds_path / f"{hash}.json").read_bytes())
+            data: Any = unseal(self.record_path(hash).read_bytes())
             if data["schema"] != SCHEMA or data["hash"] != hash:
                 return None
             actions = {str(a): (str(k), str(o)) for a, (k, o) in data["actions"].items()}

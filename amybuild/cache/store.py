@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ class Entry:
 
 
 Files = dict[str, Entry]
+Listing = tuple[tuple[str, str, int], ...]  # name, digest, size of each file
 
 
 class Store:
@@ -56,6 +58,8 @@ class Store:
         self.notes: list[str] = shared.notes if shared is not None else []
         self._objects = os.fspath(root / "objects")
         self._verified = Verified(root / "verified")
+        # tree -> (name, digest, size) of each file, from an earlier run: a listing is what its digest says it is
+        self.known: Mapping[str, Listing] = {}
         self._listings: dict[str, Files] = {}
         self._damaged: dict[str, Stat] = {}
         self._room: Room | None = None
@@ -211,16 +215,27 @@ class Store:
     def whole(self, digest: str) -> Files | None:
         """`tree`, under a `guard` that the caller has, and without holding it."""
         path = f"{self.root}/trees/{digest[:2]}/{digest}.json"
-        files = self._listings.get(digest) if os.path.exists(path) else None
+        files = self._listings.get(digest)
+        if not os.path.exists(path):
+            return None
+        if files is None and digest in self.known:
+            files = {name: Entry(d, size) for name, d, size in self.known[digest]}
         if files is None:
             files = parse_listing(digest, read_json(path))
-            if files is None:
-                return None
-            self._listings[digest] = files
+        if files is None:
+            return None
+        self._listings[digest] = files
         missing = [e for e in files.values() if not self._has(e.digest, e.size)]
         if missing and (self.shared is None or not self.shared.has(digest)):
             return None
         return files
+
+    def listings(self) -> dict[str, Listing]:
+        """What the next run may know: the listings that were read."""
+        return {
+            digest: self.known.get(digest) or tuple((name, e.digest, e.size) for name, e in files.items())
+            for digest, files in self._listings.items()
+        }
 
     def _need(self, digest: str) -> Files:
         """The files of a tree, all of them here and held."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from amybuild import __version__
+from amybuild import __version__, noop
 from amybuild.cli.common import common_options, enter
 from amybuild.errors import InputError
+
+TYPE_CHECKING = False  # not from typing: `--help` needs none of it
+if TYPE_CHECKING:
+    from typing import Any
 
 _ABOUT = """\
 Build a personality: the memory graph says what it is, Personafile.toml maps its
@@ -104,6 +105,8 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def _options(args: argparse.Namespace) -> Any:
+    from pathlib import Path
+
     from amybuild.build import Options, Variant
 
     if args.jobs < 1:
@@ -131,17 +134,48 @@ def _memory(text: str | None) -> int | None:
     return size
 
 
+# options under which "up to date" is an answer that may be kept: any other one, and those to come, ask something else
+_PLAIN = ("targets", "file", "directory", "no_color", "quiet", "jobs", "keep_going", "without", "only", "set", "out")
+
+
+def _plain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> bool:
+    return all(name in _PLAIN or value == parser.get_default(name) for name, value in vars(args).items())
+
+
 def run(argv: Sequence[str]) -> int:
-    args = enter(_build_parser(), argv)
+    asked = noop.question(list(argv))  # before -C changes what a relative path means
+    parser = _build_parser()
+    args = enter(parser, argv)
     from amybuild.build import Project
 
     project = Project(_options(args))
     if args.explain:
         return _explain(project, args)
+    evidence = project.evidence() if _plain(parser, args) else None
     plan = project.plan()
     if args.dry_run:
         return _dry_run(plan, args)
-    return _execute(project, plan, args)
+    code, summary = _execute(project, plan, args)
+    if evidence is not None:
+        _keep(asked, project, summary, evidence, args.quiet)
+    return code
+
+
+def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, quiet: bool) -> None:
+    """Keep what the next no-op will say, if all is up to date now."""
+    from dataclasses import replace
+
+    from amybuild.build import proof
+
+    proven = proof(project, summary, evidence)
+    if proven is not None:
+        again = replace(summary, ran=[], hits=[*summary.ran, *summary.hits], published=False)
+        built = "" if quiet else _last_line(again, "0.0 s", "") + "\n"
+        noop.keep(asked, built, _fresh(project) + "\n", proven)
+
+
+def _fresh(project: Any) -> str:
+    return f"{project.persona.name} is up to date ({len(project.actions)} actions)"
 
 
 def _explain(project: Any, args: argparse.Namespace) -> int:
@@ -151,7 +185,7 @@ def _explain(project: Any, args: argparse.Namespace) -> int:
 
         print(explanation_json(result))
     elif result.up_to_date and not args.all and not args.targets:
-        print(f"{project.persona.name} is up to date ({len(result.actions)} actions)")
+        print(_fresh(project))
     else:
         from amybuild.report.why import Texts, explanation
 
@@ -163,6 +197,8 @@ def _explain(project: Any, args: argparse.Namespace) -> int:
 def _dry_run(plan: Any, args: argparse.Namespace) -> int:
     states = {id: d.state.value for id, d in plan.decisions.items()}
     if args.json:
+        import json
+
         print(json.dumps({"actions": states}))
         return 0
     words = {"run": "would run", "unknown": "depends on what runs before it"}
@@ -184,7 +220,7 @@ def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
     return progress.LiveDisplay(total) if live else progress.PlainLines(total)
 
 
-def _execute(project: Any, plan: Any, args: argparse.Namespace) -> int:
+def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, Any]:
     from amybuild.build import build
     from amybuild.report.text import behaviours, duration
 
@@ -204,7 +240,7 @@ def _execute(project: Any, plan: Any, args: argparse.Namespace) -> int:
             text = behaviours(summary.info.get("verification", {}))
             print(text + "\n" if text else "", end="")
         print(_last_line(summary, duration(seconds), duration(summary.saved)), file=sys.stderr)
-    return 1 if failed else 0
+    return 1 if failed else 0, summary
 
 
 def _warn(warnings: Sequence[str], shown: int = 3) -> None:

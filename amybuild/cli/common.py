@@ -8,6 +8,10 @@ from collections.abc import Sequence
 
 from amybuild.errors import InputError
 
+TYPE_CHECKING = False  # not from typing: `--help` needs none of it
+if TYPE_CHECKING:
+    pass
+
 
 def common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

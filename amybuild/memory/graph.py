@@ -13,6 +13,7 @@ from amybuild.errors import InputError, did_you_mean
 from amybuild.memory.jsonl import read_jsonl
 from amybuild.memory.markdown import read_folder
 from amybuild.memory.node import Node, find_section, split_key
+from amybuild.memory.reading import Reading
 
 _LATER = ("mcp:", "stdio:", "http:", "https:", "unix:")
 
@@ -67,8 +68,12 @@ def build_graph(nodes: Iterable[Node], source: str = "") -> MemoryGraph:
     return MemoryGraph(by_key, source, warnings)
 
 
-def read_graph(source: str, root: Path) -> MemoryGraph:
-    """The graph at `source` (a folder of Markdown or a ``.jsonl`` file, relative to the project's folder `root`)."""
+def read_graph(source: str, root: Path, reading: Reading | None = None) -> MemoryGraph:
+    """The graph at `source` (a folder of Markdown or a ``.jsonl`` file, relative to the project's folder `root`).
+
+    `reading` knows the nodes of an earlier reading, and learns what is read now.
+    """
+    reading = reading or Reading()
     if source.startswith(_LATER):
         raise InputError(
             "this kind of source is not supported yet",
@@ -78,12 +83,13 @@ def read_graph(source: str, root: Path) -> MemoryGraph:
     path = root / source
     shown = source.rstrip("/") or "/"
     if os.path.isdir(path):  # Path's own raises for a name that is too long
-        return build_graph(read_folder(path, shown, root), shown)
+        return build_graph(read_folder(path, shown, root, reading), shown)
     if not os.path.exists(path):
         near = did_you_mean(path.name, (one.name for one in path.parent.glob("*")))
         where = f"graph source '{source}'"
         raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")
     if path.suffix == ".jsonl":
+        reading.saw(os.fspath(path))
         return build_graph(read_jsonl(path, shown), shown)
     raise InputError(
         "not a memory graph", where=f"graph source '{source}'", remedy="give a folder of .md nodes or a .jsonl file"

@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.memory.node import MAX_BYTES, Node, clean, from_fields
+from amybuild.memory.reading import Reading
 
 _MARK = "+++"
 
 
-def read_folder(folder: Path, display: str, project: Path) -> list[Node]:
+def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> list[Node]:
     """The nodes below `folder`, unsorted. ``README.md`` and names that start with ``_`` or ``.`` are no nodes.
 
     `display` is how messages name the folder; links and example files may not lead out of `folder` and `project`.
     """
     homes = tuple({os.path.realpath(folder), os.path.realpath(project)})
     nodes: dict[str, Node] = {}
-    for path, name in _files(os.fspath(folder), "", display, homes, ()):
+    for path, name in _files(os.fspath(folder), "", display, homes, (), reading):
         shown = f"{display}/{name}"
-        key = unicodedata.normalize("NFC", name[:-3])
+        key = name[:-3] if name.isascii() else unicodedata.normalize("NFC", name[:-3])
         if key in nodes:
             raise InputError(f"a second node '{key}'", where=shown, remedy=f"{nodes[key].source} has that key; rename")
-        nodes[key] = _read_node(path, key, shown, homes)
+        nodes[key] = reading.node(path, key, shown, partial(_read_node, path, key, shown, homes, reading))
     if not nodes:
         raise InputError("no memory nodes here", where=display, remedy="a node is a Markdown file: some-key.md")
     return list(nodes.values())
@@ -44,11 +46,12 @@ def split_front_matter(text: str) -> tuple[str | None, str, int]:
 
 
 def _files(
-    folder: str, prefix: str, display: str, homes: tuple[str, ...], above: tuple[str, ...]
+    folder: str, prefix: str, display: str, homes: tuple[str, ...], above: tuple[str, ...], reading: Reading
 ) -> Iterator[tuple[str, str]]:
     """``(path, name relative to the graph's folder)`` of every node file, by name."""
     here = os.path.realpath(folder)
     shown = f"{display}/{prefix}".rstrip("/")
+    reading.saw(folder)
     if here in above:
         raise InputError("this link leads back into a folder above it", where=shown, remedy="remove the link")
     try:
@@ -63,7 +66,7 @@ def _files(
         if entry.is_symlink():
             _stay_inside(entry.path, f"{display}/{prefix}{name}", homes)
         if entry.is_dir():
-            yield from _files(entry.path, f"{prefix}{name}/", display, homes, (*above, here))
+            yield from _files(entry.path, f"{prefix}{name}/", display, homes, (*above, here), reading)
         elif name.endswith(".md") and name.lower() != "readme.md":
             if "#" in name or not name.isprintable():
                 raise InputError(
@@ -100,7 +103,7 @@ def _read_bytes(path: str, shown: str) -> str:
         raise InputError("not UTF-8", where=f"{shown}:{line}", remedy="save the file as UTF-8") from None
 
 
-def _read_node(path: str, key: str, shown: str, homes: tuple[str, ...]) -> Node:
+def _read_node(path: str, key: str, shown: str, homes: tuple[str, ...], reading: Reading) -> Node:
     text = clean(_read_bytes(path, shown))
     try:
         front, content, line = split_front_matter(text)
@@ -110,7 +113,7 @@ def _read_node(path: str, key: str, shown: str, homes: tuple[str, ...]) -> Node:
     examples = fields.pop("examples", None)
     try:
         if examples is not None:
-            examples = _read_examples(examples, path, shown, homes)
+            examples = _read_examples(examples, path, shown, homes, reading)
         return from_fields(key, content, fields, examples=examples, source=shown, line=line)
     except InputError as error:
         if error.where is not None:
@@ -134,7 +137,7 @@ def _decode(front: str, shown: str) -> dict[str, Any]:
         raise InputError("the front matter is no plain TOML", where=f"{shown}:1", remedy="simplify it") from None
 
 
-def _read_examples(name: object, path: str, shown: str, homes: tuple[str, ...]) -> str:
+def _read_examples(name: object, path: str, shown: str, homes: tuple[str, ...], reading: Reading) -> str:
     if not isinstance(name, str) or not name:
         raise InputError("examples is not a file name", remedy='write examples = "examples.jsonl"')
     target = os.path.join(os.path.dirname(path), name)
@@ -142,6 +145,7 @@ def _read_examples(name: object, path: str, shown: str, homes: tuple[str, ...]) 
     if not os.path.isfile(target):
         raise InputError("the examples file is not there", where=place, remedy="the path starts at the node's folder")
     _stay_inside(target, place, homes)
+    reading.saw(target)
     return clean(_read_bytes(target, f"{shown.rpartition('/')[0]}/{name}"))
 
 

@@ -95,7 +95,7 @@ class Node:
         """The one byte form of the node: a line of ``nodes.jsonl`` without its newline."""
         return self._canonical
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of `canonical`, 64 hex digits: of all that is in the node, wherever it was read."""
         return digest_bytes(self._canonical)

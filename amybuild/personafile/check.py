@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
@@ -25,25 +26,53 @@ def typed(value: Any, kind: type) -> Any:
     return value if isinstance(value, kind) else None
 
 
+@dataclass
+class _Outline:
+    """Where the tables of a TOML text are. Made once per text: a Personafile of thousands of tables asks for each."""
+
+    blocks: dict[str, list[list[tuple[int, str]]]]  # table -> its parts, each the header's line and those below it
+    first: dict[str, int]  # "a" and "a.b" for each [a.b…] -> the line of the first such header
+
+
+@lru_cache(maxsize=4)
+def _outline(text: str) -> _Outline:
+    lines: list[tuple[int, str]] = [(0, "")]
+    blocks, first = {"": [lines]}, dict[str, int]()
+    for number, line in enumerate(text.splitlines(), 1):
+        found = _HEADER.match(line)
+        name = _NOT_NAME.sub("", found.group(1)) if found else ""
+        if found and not _is_items(name):
+            lines = []
+            blocks.setdefault(name, []).append(lines)
+            parts = name.split(".")
+            for count in range(1, len(parts) + 1):
+                first.setdefault(".".join(parts[:count]), number)
+        lines.append((number, line))
+    return _Outline(blocks, first)
+
+
+_HEADER = re.compile(r"\s*\[+\s*([^\[\]]+?)\s*\]+\s*(#|$)")
+_NOT_NAME = re.compile(r"[\"'\s]")
+
+
 def line_of(text: str, table: str, key: str | None) -> int | None:
     """The line of `key` in ``[table]`` of a TOML text (1-based), for messages; None when it cannot be found.
 
     A key may head a table of its own, and a table may be written inline: then the line where that begins.
     """
-    full = ".".join(part for part in (table, key) if part)
-    inside, header, inner = table == "", None, None
-    for number, line in enumerate(text.splitlines(), 1):
-        found = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+\s*(#|$)", line)
-        name = re.sub(r"[\"'\s]", "", found.group(1)) if found else ""
-        if found and not _is_items(name):
-            inside = name == table
-            header = number if inside else header
-            if key and inner is None and f"{name}.".startswith(f"{full}."):
-                inner = number
-        elif inside and key and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
-            return number
-    if inner or header:
-        return inner or header
+    outline = _outline(text)
+    blocks = outline.blocks.get(table, [])
+    if key:
+        assigned = re.compile(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]")
+        for lines in blocks:
+            for number, line in lines[1:]:
+                if assigned.match(line):
+                    return number
+        inner = outline.first.get(f"{table}.{key}" if table else key)
+        if inner:
+            return inner
+    if blocks and blocks[-1][0][0]:
+        return blocks[-1][0][0]
     above, _, last = table.rpartition(".")
     return line_of(text, above, last) if last else None
 

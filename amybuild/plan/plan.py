@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property, partial
 from typing import Protocol
 
+from amybuild.digest import digest_value
 from amybuild.graph.graph import Action as Action  # plans are made of them: later stages name it from here
-from amybuild.plan.key import Component, Manifest, manifest, walk
+from amybuild.plan.key import Component, Manifest, manifest, signature, walk
 
 
 class State(Enum):
@@ -39,23 +41,50 @@ class KnownResult(Cached, Protocol):
 
 @dataclass(frozen=True)
 class Decision:
-    """One action's state with the manifest it rests on (None while UNKNOWN; `components` then holds what is known)."""
+    """One action's state with the manifest it rests on (None while UNKNOWN: then `known` is all there is of it)."""
 
     action: Action
     state: State
-    components: tuple[Component, ...] = ()
+    known: tuple[Component, ...] = ()
     manifest: Manifest | None = None
     output: str | None = None
     forced: bool = False
     place: str = "here"  # where a hit lies: "here", or what the cache calls a level behind it ("shared")
 
+    @property
+    def components(self) -> tuple[Component, ...]:
+        return self.known if self.manifest is None else self.manifest.components
+
 
 @dataclass(frozen=True)
 class Identity:
-    """The code and the libraries behind each rule."""
+    """The code and the libraries behind each rule, and the keys that were found with them (`keys` grows)."""
 
     code: Mapping[str, Mapping[str, str]]  # rule -> symbol -> digest
     libraries: Mapping[str, Mapping[str, str]]  # rule -> name -> version
+    keys: dict[str, str] = field(default_factory=dict, compare=False)  # signature -> key
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """rule -> a digest of its code and libraries."""
+        return {rule: digest_value("identity", [code, self.libraries[rule]]) for rule, code in self.code.items()}
+
+    def manifest(self, action: Action, outputs: Mapping[str, str]) -> Manifest:
+        """The manifest of an action whose inputs are all in `outputs`."""
+        find = partial(self.walk, action, outputs)
+        sign = signature(action, outputs, self.digests[action.rule])
+        key = self.keys.get(sign) if sign else None
+        if key is not None:
+            # the outputs grow as a build goes on, those of this action's inputs stay
+            return Manifest(key, find)
+        whole = manifest(action.rule, find())
+        if sign:
+            self.keys[sign] = whole.key
+        return whole
+
+    def walk(self, action: Action, outputs: Mapping[str, str]) -> tuple[Component, ...]:
+        """The components of an action that are known."""
+        return walk(action, outputs, self.code[action.rule], self.libraries[action.rule])
 
 
 Lookup = Callable[[str], Cached | None]
@@ -69,14 +98,14 @@ def decide(
     forced: bool = False,
 ) -> Decision:
     """The state of `action`, given the output digests known so far. Pure but for `lookup`."""
-    parts = walk(action, outputs, identity.code[action.rule], identity.libraries[action.rule])
     if any(made_by not in outputs for made_by in action.inputs.values()):
-        return Decision(action, State.UNKNOWN, parts, forced=forced)
-    whole = manifest(action.rule, parts)
+        return Decision(action, State.UNKNOWN, identity.walk(action, outputs), forced=forced)
+    whole = identity.manifest(action, outputs)
     known = None if forced else lookup(whole.key)
     if known is None:
-        return Decision(action, State.RUN, parts, whole, forced=forced)
-    return Decision(action, State.HIT, parts, whole, known.output, place=getattr(known, "place", "here"))
+        return Decision(action, State.RUN, manifest=whole, forced=forced)
+    place = getattr(known, "place", "here")
+    return Decision(action, State.HIT, manifest=whole, output=known.output, place=place)
 
 
 @dataclass

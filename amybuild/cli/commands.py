@@ -1,0 +1,80 @@
+"""The commands: find the one that is asked for, call its function, print its error, exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from amybuild.errors import AmyError, InputError, did_you_mean
+
+COMMANDS = {  # command -> where its function is; a module is imported when its command is asked for
+    "graph": "history:graph",
+    "log": "history:log",
+    "show": "history:show",
+    "diff": "history:diff",
+    "pin": "history:pin",
+    "checkout": "history:checkout",
+    "gc": "store:gc",
+    "fsck": "store:fsck",
+    "watch": "watch:watch",
+    "init": "project:init",
+    "doctor": "project:doctor",
+    "rollback": "history:rollback",
+    "sweep": "sweep:sweep",
+}
+
+
+def _function(entry: str) -> Callable[[Sequence[str]], int]:
+    import importlib
+
+    module, _, name = entry.partition(":")
+    found: Callable[[Sequence[str]], int] = getattr(importlib.import_module(f"amybuild.cli.{module}"), name)
+    return found
+
+
+def _split(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The command, wherever it stands among the common options."""
+    takes_value = {"-f", "--file", "-C", "--directory"}
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        if word in COMMANDS:
+            return word, argv[:position] + argv[position + 1 :]
+        if not word.startswith("-"):
+            near = did_you_mean(word, COMMANDS) if "." not in word and "/" not in word else None
+            if near and word not in ("persona", "readout", "checkpoint"):
+                raise InputError(f"no command or target '{word}'", remedy=near)
+            return None, argv
+        position += 2 if word in takes_value else 1
+    return None, argv
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        command, rest = _split(argv)
+        return _function(COMMANDS[command] if command else "build:run")(rest)
+    except AmyError as error:
+        print(f"amybuild: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("amybuild: interrupted; finished actions are kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk behind our own output, say
+        if os.environ.get("AMYBUILD_TRACEBACK"):
+            raise
+        print(f"amybuild: {error}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 2
+
+
+def end_politely() -> None:
+    """A polite kill ends like Ctrl-C: finished actions are kept, nothing half-done stays."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
