@@ -76,8 +76,9 @@ def stand_in(rule: str, action: str, out: Path) -> None:
 
 def fill_cache(root: Path) -> None:
     """Make every action's result and record, in order, then let the engine publish the product."""
-    from amybuild.build import Options, Project, build, run_action
+    from amybuild.build import Options, Project, build, run_job
     from amybuild.cache.actions import Record
+    from amybuild.execute.job import Job
     from amybuild.plan.plan import decide
 
     os.fsync = lambda _: None  # type: ignore[assignment]  # of this process: a bench project may be lost with the power
@@ -95,7 +96,8 @@ def fill_cache(root: Path) -> None:
                 nodes = room / "nodes"
                 nodes.mkdir()
                 (nodes / "nodes.jsonl").write_bytes(b"".join(one.data + b"\n" for one in action.nodes))
-                run_action(action, manifest.key, {"nodes": nodes}, out, _silent)
+                job = Job(id, action.rule, manifest.key, action.params)
+                run_job(job, {"nodes": nodes}, out, _silent)
             else:
                 stand_in(action.rule, id, out)
             rows = tuple((k, n, v) for k, n, v in manifest.as_json())

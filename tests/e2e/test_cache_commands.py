@@ -127,7 +127,7 @@ def test_gc_keeps_what_the_last_builds_and_pins_need(built: Space) -> None:
     assert [run[name] for name in ("files", "freed", "records")] == [
         dry[name] for name in ("files", "freed", "records")
     ]
-    assert {row["action"] for row in run["records"]} == {"checkpoint/link", "persona/verify"}
+    assert {row["action"] for row in run["records"]} == {"checkpoint/link", "persona/verify", "persona/product"}
     assert run["freed"] > 0
     assert built.build().ran == set()
     assert built.run("checkout", "first").code == 0
@@ -136,7 +136,7 @@ def test_gc_keeps_what_the_last_builds_and_pins_need(built: Space) -> None:
     assert built.build().ran == set()
     assert built.build().summary["build"] == first
     built.edit("Personafile.toml", "density = 0.5", "density = 0.4")
-    assert built.build().ran == {"checkpoint/link", "persona/verify"}, "that one was collected"
+    assert built.build().ran == {"checkpoint/link", "persona/verify", "persona/product"}, "that one was collected"
 
 
 def test_gc_says_it_in_words(built: Space) -> None:
