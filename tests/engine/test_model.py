@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 
 import pytest
 
+from amybuild.cache import memo
 from tests.engine import model
 from tests.engine.pure import keys, random_world, results
 
@@ -37,11 +39,18 @@ def test_a_wrong_engine_is_found_and_its_history_is_made_small(monkeypatch: pyte
 
     real = plan.walk
     monkeypatch.setattr(plan, "walk", lambda *rest: tuple(c for c in real(*rest) if c.kind != "node"))
-    (found,) = model.explore(9, 1, steps=20, every=0)
-    history = json.loads(found.splitlines()[-1])
+    wrong = [history for seed in range(12) if model.play(history := model.random_history(seed, 12, False))]
+    assert wrong
+    history = model.shrink(min(wrong, key=lambda one: len(one["world"]["specs"])))
     assert 1 <= len(history["steps"]) <= 4
     assert len(history["world"]["specs"]) <= 3
     assert model.play(history)
+
+
+def test_an_edit_that_keeps_size_and_mtime_is_part_of_the_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that looks at size and mtime only must not get through either."""
+    monkeypatch.setattr(memo, "stamp", lambda path: [(s := os.stat(path)).st_size, s.st_mtime_ns])
+    assert any(model.play(model.random_history(seed, 14, False)) for seed in range(40))
 
 
 def test_the_model_knows_twins_and_early_cutoff() -> None:

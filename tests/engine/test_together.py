@@ -59,7 +59,7 @@ def test_builds_of_different_states_on_one_cache_do_not_mix(ram: Path) -> None:
 def test_edits_and_queries_while_builds_go_on(ram: Path) -> None:
     """Queries never fail and never wait; what a build publishes is a whole state, never a mixture."""
     space, truth = written(ram / "project"), Truth(ram)
-    chosen = [State(), State(density=1), State(alpha=2)]
+    chosen = [State(), State(density=1)]
     stop, wrong = threading.Event(), list[str]()
 
     def ask() -> None:
