@@ -154,7 +154,14 @@ def sample(delta: Delta, stride: int) -> F32:
         product_at(delta.left, delta.right, np.float32(delta.scale), stride, out)
         return out
     if isinstance(delta, Difference):
-        return delta.at(delta.tuned.array.reshape(-1)[::stride], delta.base.array.reshape(-1)[::stride])
+        tuned, base = delta.tuned.array.reshape(-1), delta.base.array.reshape(-1)
+        found = []
+        for first in range(0, tuned.size, SPAN):  # single entries bring many pages with them
+            places = slice(first + -first % stride, first + SPAN, stride)
+            found.append(delta.at(tuned[places], base[places]))
+            if tuned.size > SPAN:
+                release(delta, first // columns, min(rows, -(-(first + SPAN) // columns)))
+        return np.concatenate(found or [_NOTHING])
     if (held := _in_memory(delta)) is not None:
         return held[::stride]
     return np.concatenate([block[-start % stride :: stride] for start, block in _flat_blocks(delta)] or [_NOTHING])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from amybuild.link.counting import collect, count, high_bits, low_bits
-from amybuild.link.delta import F32, SPAN, Delta, blocks, release, sample
+from amybuild.link.delta import F32, Delta, blocks, sample
 
 _SMALL = 1 << 15
 _SAMPLE = 1 << 13
@@ -37,18 +37,11 @@ def kth_largest(deltas: Sequence[Delta], k: int) -> float:
         every = np.concatenate([np.abs(block) for delta in deltas for block in blocks(delta, _BLOCK)])
         return float(np.partition(every, size - k)[size - k])
     stride = max(1, size // _SAMPLE) | 1  # odd: row lengths are even, so that the sample does not stay in a few columns
-    seen = np.abs(np.concatenate([_sampled(delta, stride) for delta in deltas]))
+    seen = np.abs(np.concatenate([sample(delta, stride) for delta in deltas]))
     found = _guess(deltas, k, size, seen)
     if found is None:
         found = _bracket(deltas, k, size, seen)
     return _by_bits(deltas, k) if found is None else found
-
-
-def _sampled(delta: Delta, stride: int) -> F32:
-    found = sample(delta, stride)
-    if math.prod(delta.shape) > SPAN:  # single entries of a mapped file bring many pages with them
-        release(delta, 0, delta.shape[0])
-    return found
 
 
 def _count(deltas: Sequence[Delta], low: np.float32, high: np.float32) -> tuple[int, int]:
