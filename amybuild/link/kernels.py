@@ -261,37 +261,28 @@ def keep_where(deltas: Any, values: Any, low: Any) -> None:
 
 
 @compiled()
-def philox_block(key0: Any, key1: Any, high0: Any, high1: Any, block: Any) -> Any:
-    """Philox4x32-10 (Salmon et al., SC 2011): the four random words (uint64 below 2^32) of a counter.
+def philox(key0: Any, key1: Any, high0: Any, high1: Any, first: Any, out: Any) -> None:
+    """Random words by Philox4x32-10 (Salmon et al., SC 2011), whole blocks of four from `first` on: uint32 [4 n].
 
-    The counter is (lower, upper word of `block`, high0, high1), the key (key0, key1); all uint64.
+    A block's counter is (lower, upper word of its number, high0, high1), its key (key0, key1); all are uint64.
     """
     mask, shift = np.uint64(0xFFFFFFFF), np.uint64(32)
-    a, b, c, d = block & mask, block >> shift, high0 & mask, high1 & mask
-    k, m = key0 & mask, key1 & mask  # 32-bit values, visibly so: else no processor multiplies several at once
-    for _ in range(10):
-        left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
-        a, b = (right >> shift) ^ b ^ k, right & mask
-        c, d = (left >> shift) ^ d ^ m, left & mask
-        k = (k + np.uint64(0x9E3779B9)) & mask
-        m = (m + np.uint64(0xBB67AE85)) & mask
-    return a, b, c, d
-
-
-@compiled()
-def philox(key0: Any, key1: Any, high0: Any, high1: Any, start: Any, out: Any) -> None:
-    """Random words start, start + 1, … of a stream, uint32 [n]; word e is word e % 4 of block e // 4."""
-    lead = min(out.size, -start % 4)  # words before the first whole block
-    blocks = (out.size - lead) // 4
-    first = (start + lead) // 4
-    for i in range(blocks):
-        a, b, c, d = philox_block(key0, key1, high0, high1, np.uint64(first + i))
-        at = lead + 4 * i
-        out[at], out[at + 1], out[at + 2], out[at + 3] = a, b, c, d
-    for at in range(out.size - 4 * blocks):  # the words before and after
-        place = at if at < lead else at + 4 * blocks
-        words = philox_block(key0, key1, high0, high1, np.uint64((start + place) // 4))
-        out[place] = words[(start + place) % 4]
+    for i in range(out.size // 4):
+        block = first + np.uint64(i)
+        a, b, c, d = block & mask, block >> shift, high0 & mask, high1 & mask
+        k, m = key0 & mask, key1 & mask
+        for _ in range(10):
+            left, right = np.uint64(0xD2511F53) * a, np.uint64(0xCD9E8D57) * c
+            a = (right >> shift) ^ b ^ k
+            b = right & mask
+            c = (left >> shift) ^ d ^ m
+            d = left & mask
+            k = (k + np.uint64(0x9E3779B9)) & mask
+            m = (m + np.uint64(0xBB67AE85)) & mask
+        out[4 * i] = a
+        out[4 * i + 1] = b
+        out[4 * i + 2] = c
+        out[4 * i + 3] = d
 
 
 @compiled()

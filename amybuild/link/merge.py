@@ -180,9 +180,8 @@ class Join:
                 if cut is not None and cut != ALL:
                     kernels.trim(row, np.float32(cut[0]), np.float32(cut[1]))
         elif method.thins in ("random", "ranks") and self._recipe.density < 1:
-            words = scratch.vector("words", kept.shape[1], np.uint32)
             for row, part in zip(kept, self.parts, strict=True):
-                kernels.philox(*stream(values["seed"], part.vector, self.name), first, words)
+                words = random_words(stream(values["seed"], part.vector, self.name), first, row.size, scratch)
                 if method.thins == "random":
                     kernels.drop(row, words, np.uint64(np.ceil(self._recipe.density * 2.0**32)))
                 else:
@@ -276,7 +275,18 @@ def row_blocks(shape: Sequence[int], size: int | None = None) -> list[tuple[int,
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def stream(seed: int, vector: str, weight: str) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+Stream = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
+
+
+def random_words(keys: Stream, start: int, size: int, scratch: Scratch) -> NDArray[np.uint32]:
+    """The random words start, start + 1, … of a stream, uint32 [size]: word e is word e % 4 of block e // 4."""
+    lead = start % 4
+    whole = scratch.vector("words", (lead + size + 3) // 4 * 4, np.uint32)
+    kernels.philox(*keys, np.uint64(start // 4), whole)
+    return whole[lead : lead + size]
+
+
+def stream(seed: int, vector: str, weight: str) -> Stream:
     """Philox's key and the upper half of its counter, for one vector's random numbers on one weight.
 
     blake3 of (seed, vector, weight): no number depends on the order, the threads, or what else is linked.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from amybuild.errors import InputError
 from amybuild.link import kernels
 from amybuild.link.delta import Dense
-from amybuild.link.merge import Join, Part, Scratch, row_blocks, stream
+from amybuild.link.merge import Join, Part, Scratch, random_words, row_blocks, stream
 from amybuild.link.methods import METHODS, method_named, parse_recipe
 from amybuild.link.tensors import Shard, Stored, Weight
 from tests import oracle
@@ -62,8 +62,7 @@ def merge(
 
 def keep(seed: int = 0) -> oracle.Keep:
     def kept(i: int, chance: Array) -> Array:
-        words = np.empty(chance.size, np.uint32)
-        kernels.philox(*stream(seed, f"v{i}", "w"), 0, words)
+        words = random_words(stream(seed, f"v{i}", "w"), 0, chance.size, Scratch())
         return np.asarray(words.reshape(chance.shape) < chance * 2.0**32)
 
     return kept
@@ -208,8 +207,7 @@ def test_conflict_goes_to_the_greater_mass_or_the_greater_number() -> None:
 def test_masks_differ_between_vectors_weights_and_seeds_and_keep_their_share() -> None:
     words = {}
     for key in ((0, "a", "w"), (1, "a", "w"), (0, "b", "w"), (0, "a", "x")):
-        words[key] = np.empty(1 << 16, np.uint32)
-        kernels.philox(*stream(*key), 0, words[key])
+        words[key] = random_words(stream(*key), 0, 1 << 16, Scratch())
     for one, other in itertools.combinations(words.values(), 2):
         assert abs(np.mean((one < 2**31) == (other < 2**31)) - 0.5) < 0.01
     for row in words.values():
@@ -218,20 +216,24 @@ def test_masks_differ_between_vectors_weights_and_seeds_and_keep_their_share() -
 
 def test_philox_gives_the_published_words() -> None:
     # Random123's known answers for philox4x32-10; the block's number is the lower half of the counter
-    words = kernels.philox_block(*[np.uint64(0)] * 5)
-    assert list(words) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    given = (0xA4093822, 0x299F31D0, 0x13198A2E, 0x03707344, 0x85A308D3243F6A88)
-    words = kernels.philox_block(*(np.uint64(word) for word in given))
-    assert list(words) == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+    for key, counter, published in (
+        ((0, 0), (0, 0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (
+            (0xA4093822, 0x299F31D0),
+            (0x13198A2E, 0x03707344, 0x85A308D3243F6A88),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ):
+        out = np.empty(4, np.uint32)
+        kernels.philox(*(np.uint64(word) for word in (*key, *counter)), out)
+        assert out.tolist() == list(published)
 
 
 @given(st.integers(0, 50), st.integers(0, 50))
 @settings(deadline=None)
 def test_random_words_belong_to_their_places(start: int, size: int) -> None:
     key = stream(3, "v", "w")
-    part, whole = np.empty(size, np.uint32), np.empty(start + size, np.uint32)
-    kernels.philox(*key, start, part)
-    kernels.philox(*key, 0, whole)
+    part, whole = random_words(key, start, size, Scratch()), random_words(key, 0, start + size, Scratch())
     np.testing.assert_array_equal(part, whole[start:])
 
 

@@ -44,7 +44,7 @@ def test_it_is_the_partitions(seed: int, density: float, kind: str) -> None:
     if kind == "tiny":
         values *= np.float32(1e-40)
     if kind == "steep":
-        values = np.exp(values * 20).astype(np.float32)
+        values = np.exp(values * 15).astype(np.float32)
     check([Dense(values)], density)
 
 
