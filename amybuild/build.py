@@ -26,6 +26,7 @@ from amybuild.project import Variant as Variant
 from amybuild.project import bytes_of as bytes_of
 
 if TYPE_CHECKING:
+    from amybuild.execute.job import Job
     from amybuild.execute.scheduler import Outcome
     from amybuild.pins import Found
 
@@ -157,10 +158,13 @@ def _execute(project: Project, summary: Summary, sink: Sink, records: dict[str, 
         again = event.kind == "failed" and event.fields.get("class") == "an input is not whole"  # no failure: see below
         shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
 
+    def perform(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
+        run_job(job, inputs, out, progress, project.store.root / "memo")
+
     options = project.options
     executor = LocalExecutor(
         project.store,
-        run_job,
+        perform,
         jobs=options.jobs,
         progress=lambda id, done, total, more: told(Event("progress", id, {"done": done, "total": total, **more})),
         host=host,

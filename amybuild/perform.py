@@ -29,8 +29,10 @@ def rule_function(rule: str) -> Callable[[Any], None]:
     return found
 
 
-def run_job(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
-    """Import the rule's function (only now: it may bring torch) and call it."""
+def run_job(
+    job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None], memo: Path | None = None
+) -> None:
+    """Import the rule's function (only now: it may bring torch) and call it. `memo`: see `ActionContext`."""
     from amybuild.actions.context import ActionContext
 
     # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two of
@@ -38,7 +40,7 @@ def run_job(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     run = rule_function(job.rule)
-    run(ActionContext(job.id, job.key, job.params, inputs, out, progress))
+    run(ActionContext(job.id, job.key, job.params, inputs, out, progress, job.inputs, memo))
 
 
 def host() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes, digest_value
-from amybuild.errors import InputError
+from amybuild.errors import CacheDamage, InputError
 from amybuild.personafile.schema import Persona, Task
 from amybuild.provenance import sha256, statement
 
@@ -117,7 +117,7 @@ def kept_map(store: Store, output: str) -> dict[str, Any] | None:
     """The link map that `keep_map` put there, or None when it is not (whole) here."""
     try:
         found = json.loads(store.read_file(output, MARK) or b"null")
-    except ValueError:
+    except (ValueError, CacheDamage):
         return None
     return found if isinstance(found, dict) else None
 

@@ -29,6 +29,8 @@ class ActionContext:
     inputs: Mapping[str, Path]  # role -> folder of that artifact (read-only; files may be symlinks)
     out: Path  # an empty folder; all that is written below it becomes the artifact
     progress: Progress = field(default=silent)
+    digests: Mapping[str, str] = field(default_factory=dict)  # role -> content digest of that input
+    memo: Path | None = None  # a folder for what pure functions of those digests gave; it may be emptied at any time
 
     def seed(self, purpose: str, step: int = 0) -> int:
         """A 63-bit seed that depends on the action key, the purpose and the step only."""

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amybuild.digest import digest_value
+from amybuild.digest import canonical, digest_value
+from amybuild.errors import InputError
 
-_VERSION = 1
+_VERSION = 2
+_MOST = 256  # files of a folder that are kept
 ALL = ""  # the label of what is a function of all vectors together
 
 
@@ -47,8 +49,12 @@ class Memo:
             beside = path.with_suffix(f".{os.getpid()}.tmp")
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                beside.write_text(json.dumps({"version": _VERSION, "entries": self._known[label]}), encoding="utf-8")
+                entries = self._known[label]
+                check = digest_value("link.memo", entries)
+                beside.write_bytes(canonical({"version": _VERSION, "check": check, "entries": entries}))
                 os.replace(beside, path)
+        if self._changed:
+            _prune(next(iter(self._paths.values())).parent)
 
 
 def memo_keys(digests: Mapping[str, str], vectors: Sequence[str], trim: Mapping[str, Any]) -> dict[str, str]:
@@ -72,6 +78,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
         entries = found["entries"] if found["version"] == _VERSION else {}
-        return entries if isinstance(entries, dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = isinstance(entries, dict) and found["check"] == digest_value("link.memo", entries)
+        return entries if whole else {}  # a flipped bit would be another threshold
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
         return {}
+
+
+def _prune(folder: Path) -> None:
+    """Drop the files that were not written for longest."""
+    with contextlib.suppress(OSError):
+        files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        for path in files[:-_MOST]:
+            path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from amybuild.errors import InputError, did_you_mean
 from amybuild.link.matrix import MATRIX_METHODS, MatrixMethod
 from amybuild.link.strength import Strengths, finite, parse_strengths
 
-COMMON = ("method", "lambda", "alphas", "scale", "only", "depth", "adapter")
+COMMON = ("method", "lambda", "alphas", "scale", "only", "depth")
 _ALWAYS = ("density", "elect")  # a Personafile has them whatever the method
 
 
@@ -81,14 +81,6 @@ METHODS: Mapping[str, Method] = {
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """`{rank = 16, dtype = "F32"}`: a merged LoRA to be written; without a rank the smallest that loses nothing."""
-
-    rank: int | None = None
-    dtype: str = "F32"
-
-
-@dataclass(frozen=True)
 class Recipe:
     """How to link: the method's row, its parameters, lambda, and how strongly each vector acts where."""
 
@@ -96,7 +88,6 @@ class Recipe:
     values: Mapping[str, Any]
     lam: float
     strengths: Strengths
-    adapter: Adapter | None = None  # write one beside the checkpoint
 
     @property
     def density(self) -> float:
@@ -148,11 +139,7 @@ def _matrix_recipe(method: Method, row: MatrixMethod, params: Mapping[str, Any],
 
 def _recipe(method: Method, values: Mapping[str, Any], params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
     lam = finite(params.get("lambda", 1.0), "[link] lambda")
-    adapter = params.get("adapter")
-    if adapter is not None and (not isinstance(adapter, Mapping) or not set(adapter) <= {"rank", "dtype"}):
-        raise InputError(f"{adapter!r} has not the form {{rank?, dtype?}}", where="[link] adapter")
-    strengths = parse_strengths(params, vectors)
-    return Recipe(method, values, lam, strengths, None if adapter is None else Adapter(**adapter))
+    return Recipe(method, values, lam, parse_strengths(params, vectors))
 
 
 def _check_della(values: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from amybuild.link.adapter import write_adapter
 from amybuild.link.linker import Linker
 from amybuild.link.memo import Memo, memo_keys
 from amybuild.link.methods import Recipe, parse_recipe
@@ -20,14 +19,12 @@ from amybuild.link.vector import read_vector
 from amybuild.link.write import copy_others, write_shard
 
 REPORT = "link.json"
-ADAPTER = "adapter"  # the folder of the merged LoRA, when one is asked for
 
 
 class LinkContext(Protocol):
     """What the rule needs of an action's context (the link room knows no actions).
 
-    Two more attributes are used when there: `digests` (role -> content digest of that input) and `memo` (a folder for
-    what pure functions of those digests gave; it may be emptied at any time).
+    `digests`: role -> content digest of that input; `memo`: a folder for what pure functions of those digests gave.
     """
 
     @property
@@ -38,12 +35,15 @@ class LinkContext(Protocol):
     def out(self) -> Path: ...
     @property
     def progress(self) -> Any: ...
+    @property
+    def digests(self) -> Mapping[str, str]: ...
+    @property
+    def memo(self) -> Path | None: ...
 
 
 def run(ctx: LinkContext) -> None:
     """Link the inputs `vector.<name>` into `base`; write a Hugging Face folder and `link.json`."""
-    memo, digests = getattr(ctx, "memo", None), getattr(ctx, "digests", None)
-    link(ctx.inputs, ctx.params, ctx.out, progress=ctx.progress, memo=memo, digests=digests or {})
+    link(ctx.inputs, ctx.params, ctx.out, progress=ctx.progress, memo=ctx.memo, digests=ctx.digests)
 
 
 def link(
@@ -90,11 +90,6 @@ def link(
         for shard in shards:
             write_shard(shard, out / shard.path.name, lambda one: pieces(one) if one.name in names else None)
     account = linker.report()
-    if recipe.adapter is not None:
-        (out / ADAPTER).mkdir()
-        deltas = {name: linker.delta(name) for name in linker.weights}
-        fits = write_adapter(out / ADAPTER, deltas, recipe.adapter.rank, dtype=recipe.adapter.dtype)
-        account["adapter"] = fits.record()
     report = json.dumps(account, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (out / REPORT).write_text(report, encoding="utf-8")
     known.save()

@@ -79,10 +79,10 @@ def test_every_edit_builds_again_and_an_error_is_waited_out(space: Space, watch:
 def test_an_edit_during_a_build_starts_another_one(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     real = build.run_job
 
-    def edit_first(job: Job, *rest: Any) -> None:
+    def edit_first(job: Job, *rest: Any, **more: Any) -> None:
         if "heldout = 0.3" in space.read("recipes/quick.toml"):
             space.edit("recipes/quick.toml", "heldout = 0.3", "heldout = 0.4")
-        real(job, *rest)
+        real(job, *rest, **more)
 
     def ctrl_c(self: Notices) -> None:
         raise KeyboardInterrupt

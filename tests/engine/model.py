@@ -27,7 +27,6 @@ from amybuild.cache.store import Store
 from amybuild.digest import digest_bytes
 from tests.engine.machine import Ask, Machine, Report, first_line, listen
 from tests.engine.pure import Files, World, keys, random_world, results
-from tests.engine.seam import SWEPT
 
 TICK = 20_000_000  # ns; how long a file must have been let be before its digest is memorised: shorter than in builds
 Step = list[Any]  # its name and its arguments, as JSON
@@ -259,9 +258,7 @@ class Run:
 
     def check_tidy(self) -> None:
         """Nothing temporary outlives the build after a kill."""
-        left = [
-            p for p in self.machine.store.rglob("*") if (SWEPT and p.name.startswith(".")) or p.parent.name == "tmp"
-        ]
+        left = [p for p in self.machine.store.rglob("*") if p.name.startswith(".") or p.parent.name == "tmp"]
         if self.interrupted:  # a thread that Ctrl-C met at its start may still be there, in a room of this process
             left = [p for p in left if not p.name.startswith(f"{os.getpid()}-")]
         need(not left, "left behind", left)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from amybuild.cache.memo import Memo
 from amybuild.cache.store import Store
 from amybuild.events import Event
 from amybuild.execute.local import LocalExecutor
+from amybuild.execute.scheduler import Scheduler
 from amybuild.plan.plan import Action, Identity
 
-SPLIT = importlib.util.find_spec("amybuild.execute.scheduler") is not None  # executor and scheduler are two things
-RUNNER = "run_job" if SPLIT else "run_action"  # the function of `amybuild.build` that calls a rule's code
-SWEPT = importlib.util.find_spec("amybuild.cache.disk") is not None  # what a killed writer left is removed
+RUNNER = "run_job"  # the function of `amybuild.build` that calls a rule's code
 
 # (job or action, key, inputs, out, progress)
 Runner = Callable[[Any, str, Mapping[str, Path], Path, Callable[..., None]], None]
@@ -24,9 +22,7 @@ Runner = Callable[[Any, str, Mapping[str, Path], Path, Callable[..., None]], Non
 
 def runner_of(runner: Runner) -> Callable[..., None]:
     """`runner` with the arguments that the executor hands over."""
-    if SPLIT:
-        return lambda job, inputs, out, progress: runner(job, job.key, inputs, out, progress)
-    return runner
+    return lambda job, inputs, out, progress, memo=None: runner(job, job.key, inputs, out, progress)
 
 
 def execute(
@@ -41,28 +37,12 @@ def execute(
     keep: bool,
 ) -> tuple[Any, BaseException | None]:
     """Bring `actions` up to date; the outcome as far as it came, and what ended it early."""
-    if SPLIT:
-        from amybuild.execute.scheduler import Scheduler
-
-        executor: Any = LocalExecutor(store, runner_of(runner), jobs=jobs, source_digest=memo.digest_path)
-        engine: Any = Scheduler(store, ActionCache(store), executor, sink, jobs=jobs, keep_going=keep)
-    else:
-        executor = None
-        engine = LocalExecutor(
-            store,
-            ActionCache(store),
-            runner,
-            sink,
-            heavy=frozenset({"heavy"}),
-            jobs=jobs,
-            keep_going=keep,
-            source_digest=memo.digest_path,
-        )
+    executor = LocalExecutor(store, runner_of(runner), jobs=jobs, source_digest=memo.digest_path)
+    engine = Scheduler(store, ActionCache(store), executor, sink, jobs=jobs, keep_going=keep)
     ended: BaseException | None = None
     try:
         engine.run(actions, identity, forced)
     except Exception as error:
         ended = error
-    if executor is not None:
-        executor.close()
+    executor.close()
     return engine.outcome, ended

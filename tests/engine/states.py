@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.engine.fakes import cheap, project
 from tests.engine.machine import no_fsync, read_files
 from tests.engine.pure import Files
-from tests.engine.seam import SWEPT
 from tests.harness import PERSONAFILE, QUICK, Space, write_memory
 
 
@@ -86,4 +85,4 @@ def leftovers(space: Space) -> list[str]:
     """What no finished build leaves behind: half-written files, temporary rooms, half-made products."""
     folders = [space.root / "cache", space.root / "dist"]
     found = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
-    return [str(p) for p in found if (SWEPT and p.name.startswith(".")) or p.parent.name == "tmp"]
+    return [str(p) for p in found if p.name.startswith(".") or p.parent.name == "tmp"]

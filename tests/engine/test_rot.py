@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.engine import rot
-from tests.engine.seam import SWEPT
 
 
 def test_rot_changes_no_result_and_costs_no_training(ram: Path) -> None:
@@ -24,7 +23,6 @@ def test_much_rot_changes_no_result_and_costs_no_training(ram: Path, seed: int) 
     assert not wrong, f"{len(wrong)} of {count}: {wrong[:5]}"
 
 
-@pytest.mark.xfail(not SWEPT, reason="objects are checked by size only; h-store verifies them on read", strict=True)
 def test_an_object_that_changed_but_kept_its_size_is_noticed(ram: Path) -> None:
     assert rot.detects_flips(ram)
 
