@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import ActionError
-from amybuild.link.delta import SPAN
+from amybuild.link.delta import SPAN, Delta
 from amybuild.link.memo import ALL, Memo
 from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe

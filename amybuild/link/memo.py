@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from amybuild.digest import canonical, digest_value
-from amybuild.errors import InputError
+from amybuild.digest import digest_bytes, digest_value
 
 _VERSION = 2
 _MOST = 256  # files of a folder that are kept
@@ -19,7 +18,9 @@ ALL = ""  # the label of what is a function of all vectors together
 
 
 class Memo:
-    """Lists of numbers by label and entry, kept below `folder` in a JSON file per label; no folder: nothing is kept.
+    """Lists of numbers by label and entry, kept below `folder` in a file per label: its digest, then JSON.
+
+    No folder: nothing is kept.
 
     `keys` names each label's file: see `memo_keys`. What cannot be read is not known; what cannot be written is lost.
     """
@@ -49,9 +50,8 @@ class Memo:
             beside = path.with_suffix(f".{os.getpid()}.tmp")
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                entries = self._known[label]
-                check = digest_value("link.memo", entries)
-                beside.write_bytes(canonical({"version": _VERSION, "check": check, "entries": entries}))
+                body = json.dumps({"version": _VERSION, "entries": self._known[label]}).encode()
+                beside.write_bytes(digest_bytes(body).encode() + b"\n" + body)
                 os.replace(beside, path)
         if self._changed:
             _prune(next(iter(self._paths.values())).parent)
@@ -76,11 +76,13 @@ def memo_keys(digests: Mapping[str, str], vectors: Sequence[str], trim: Mapping[
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        check, _, body = path.read_bytes().partition(b"\n")
+        if check.decode() != digest_bytes(body):  # a flipped bit would be another threshold
+            return {}
+        found = json.loads(body)
         entries = found["entries"] if found["version"] == _VERSION else {}
-        whole = isinstance(entries, dict) and found["check"] == digest_value("link.memo", entries)
-        return entries if whole else {}  # a flipped bit would be another threshold
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
+        return entries if isinstance(entries, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -193,22 +193,6 @@ def test_values_that_are_no_numbers_are_told(inputs: dict[str, Path], tmp_path: 
     assert caught.value.where == "task vector one"
 
 
-@pytest.mark.parametrize("method", ["linear", "ties"])
-def test_a_merged_adapter_comes_with_the_checkpoint(inputs: dict[str, Path], tmp_path: Path, method: str) -> None:
-    lows = {**inputs, "vector.low2": files.write_adapter(tmp_path / "low2", 9, rank=3)}
-    whole = go(
-        lows, tmp_path / "out", {"low": 1.0, "low2": -0.5}, method=method, adapter={"rank": 7}, **{"lambda": 0.8}
-    )
-    account = json.loads((tmp_path / "out" / "link.json").read_text())["adapter"]
-    vector = read_vector(tmp_path / "out" / "adapter", "merged")
-    base = all_of(inputs["base"])
-    change = files.loaded(*whole[UP]) - files.loaded(*base[UP])
-    missed = np.linalg.norm(dense(vector.deltas[UP]) - change) / np.linalg.norm(change)
-    assert account["rank"] == 7
-    assert account["residuals"][UP] == pytest.approx(missed, abs=0.02)  # the checkpoint is rounded to bfloat16
-    assert (account["residual"] < 1e-6) == (method == "linear")
-
-
 def test_the_link_imports_neither_torch_nor_transformers(inputs: dict[str, Path], tmp_path: Path) -> None:
     script = """
 import sys

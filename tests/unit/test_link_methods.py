@@ -110,7 +110,10 @@ def test_della_is_the_oracle(case: Any, elect: str | None, epsilon: float) -> No
     more = {"elect": elect} if elect else {}
     found = merge("della" if elect else "della_linear", deltas, alphas, density=0.5, epsilon=epsilon, **more)
     wanted = oracle.della(deltas, alphas, 0.5, keep(), epsilon, elect=elect)
-    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)  # what stays is rescaled in float32
+    # what stays is rescaled in float32: where its sum is as good as zero, another sign may be elected
+    sums = oracle.della(deltas, alphas, 0.5, keep(), epsilon, elect=None)
+    sure = np.abs(sums) > 1e-5 if elect else np.ones(sums.shape, bool)
+    np.testing.assert_allclose(found[sure], wanted[sure], rtol=1e-6, atol=1e-6)
 
 
 @given(cases())
