@@ -70,10 +70,12 @@ class Room:
 
     def close(self) -> None:
         """Give it back: from here on history alone speaks for what was made."""
-        with guard(self.root):
-            shutil.rmtree(self.path, ignore_errors=True)
-            Path(f"{self.path}.lock").unlink(missing_ok=True)
-            os.close(self._handle)
+        try:
+            with guard(self.root):
+                shutil.rmtree(self.path, ignore_errors=True)
+                Path(f"{self.path}.lock").unlink(missing_ok=True)
+        finally:
+            os.close(self._handle)  # on a disk that takes nothing any more the next build sweeps the rest
 
 
 def _claim(lock: Path) -> int | None:
