@@ -251,7 +251,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     if stamp.get("build") == hash and changed:
         summary.restored = changed
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
-    history.set_product(folder, record, publish(project.store, record.info, folder, stamp.get("files", {})))
+    history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
     summary.published = True
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +96,21 @@ def link_map(
     }
 
 
+def _text(value: Any, depth: int) -> str:
+    """JSON with a line for each entry down to `depth`, sorted: stable, and a change shows as the lines it changes.
+
+    What lies deeper goes to the encoder as it is (with ``indent`` it would be the slow one).
+    """
+    if depth and value and isinstance(value, dict):
+        rows = [f"{json.dumps(key, ensure_ascii=False)}: {_text(value[key], depth - 1)}" for key in sorted(value)]
+        return "{\n" + ",\n".join(rows) + "\n}"
+    if depth and value and isinstance(value, list):
+        return "[\n" + ",\n".join(_text(one, depth - 1) for one in value) + "\n]"
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
 def _map_text(info: Mapping[str, Any]) -> str:
-    return json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return _text(dict(info), 2) + "\n"
 
 
 def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[str, str]:
@@ -135,12 +147,13 @@ def intact(folder: Path, files: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[str, Any]) -> dict[str, list[int]]:
+def publish(cache: ActionCache, info: Mapping[str, Any], folder: Path, ours: Mapping[str, Any]) -> dict[str, list[int]]:
     """Put the product described by `info` (a `link_map`) into `folder`; returns the stamp of each file.
 
     The new folder is made beside and renamed into place; one that was being replaced when its process died is taken
     back first. Files in the old one that are not the product's (`ours` names those) are kept.
     """
+    store = cache.store
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside, old = folder.parent / f".{folder.name}.new", folder.parent / f".{folder.name}.old"
@@ -152,7 +165,7 @@ def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[s
                 raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
             shutil.rmtree(beside, ignore_errors=True)
             try:
-                stamps = _fill(store, info, beside)
+                stamps = _fill(cache, info, beside)
                 if folder.exists():
                     _keep_others(folder, beside, set(ours) | set(stamps))
                     shutil.rmtree(old, ignore_errors=True)
@@ -166,11 +179,11 @@ def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[s
     return stamps
 
 
-def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list[int]]:
+def _fill(cache: ActionCache, info: Mapping[str, Any], folder: Path) -> dict[str, list[int]]:
     """Write the product's files into an empty folder, and to the disk."""
     from amybuild.link.card import model_card
 
-    outputs = {id: entry["output"] for id, entry in info["actions"].items()}
+    store, outputs = cache.store, {id: entry["output"] for id, entry in info["actions"].items()}
     folder.mkdir()
     store.export(outputs["checkpoint/link"], folder)
     (folder / "link.json").unlink(missing_ok=True)  # it is in persona.json
@@ -184,8 +197,8 @@ def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list
     (folder / MARK).write_text(_map_text(info), encoding="utf-8")
     (folder / "README.md").write_text(model_card(info), encoding="utf-8")
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
-    proof = statement(info, digests, _runs(store, info))
-    (folder / PROVENANCE).write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    proof = statement(info, digests, _runs(cache, info))
+    (folder / PROVENANCE).write_text(_text(proof, 4) + "\n", encoding="utf-8")
     stamps = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with open(path, "rb") as file:
@@ -194,13 +207,13 @@ def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list
     return stamps
 
 
-def _runs(store: Store, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _runs(cache: ActionCache, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The action records behind a build, as far as they can still be read."""
-    cache = ActionCache(store)
     for id, entry in info["actions"].items():
-        record = cache.record(entry["key"])
+        record = cache.told(entry["key"])
         if record is not None and record.output == entry["output"]:
-            yield {**asdict(record), "action": id}  # two actions with one key have one record
+            told = {name: getattr(record, name) for name in ("key", "output", "seconds", "finished", "host")}
+            yield {**told, "action": id}  # two actions with one key have one record
 
 
 def _keep_others(old: Path, new: Path, known: set[str]) -> None:

@@ -16,10 +16,11 @@ from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
 _USED = 3600 * 10**9  # ns: a record says no more often than that that it was of use
+_REMEMBERED = ("action", "rule", "output", "seconds", "finished", "host")
 _FIELDS = {"schema", "action", "rule", "key", "manifest", "output", "seconds", "finished", "host"}
 
-# a record without its manifest and host: the stamp of its file, then action, rule, output, seconds, finished
-Row = tuple[Stamp, str, str, str, float, str]
+# a record without its manifest: the stamp of its file, then action, rule, output, seconds, finished, host
+Row = tuple[Stamp, str, str, str, float, str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,17 @@ class Record:
 
 
 class Remembered(Record):
-    """A record that an earlier run read: what is seldom asked for is read from its file when it is."""
+    """A record that an earlier run read: its manifest, seldom asked for, is read from its file when it is."""
 
     def __init__(self, cache: ActionCache, key: str, row: Row) -> None:
-        _, action, rule, output, seconds, finished = row
-        self.__dict__.update(
-            key=key, action=action, rule=rule, output=output, seconds=seconds, finished=finished, _cache=cache
-        )
+        self.__dict__.update(zip(_REMEMBERED, row[1:], strict=True), key=key, _cache=cache)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("manifest", "host"):
+        if name != "manifest":
             raise AttributeError(name)
         found = self.__dict__["_cache"].record(self.key)
-        self.__dict__.update(manifest=found.manifest if found else (), host=found.host if found else {})
-        return self.__dict__[name]
+        self.__dict__["manifest"] = found.manifest if found else ()
+        return self.__dict__["manifest"]
 
 
 def parse_record(key: str, data: bytes | None) -> Record | None:
@@ -92,6 +90,10 @@ def render_record(record: Record) -> bytes:
     )
 
 
+def _row(now: Stamp, r: Record) -> Row:
+    return (now, r.action, r.rule, r.output, r.seconds, r.finished, r.host)
+
+
 class ActionCache:
     """Records below ``actions/``; unreadable ones are misses, and so are those whose output is not whole.
 
@@ -116,6 +118,13 @@ class ActionCache:
                 return parse_record(key, file.read())
         except (OSError, ValueError):
             return None
+
+    def told(self, key: str) -> Record | None:
+        """`record`, read at most once by this run, and not when an earlier one did and its file is as it was."""
+        if key not in self._read:
+            now = stamp_of(self._path(key))
+            return None if now is None else self._found(key, now)
+        return self._read[key]
 
     def lookup(self, key: str) -> Record | None:
         """The record under `key` if its output is whole: here, or else in the shared store."""
@@ -147,7 +156,7 @@ class ActionCache:
             return Remembered(self, key, row)
         found = self.record(key)
         if found is not None:
-            self.rows[key] = (now, found.action, found.rule, found.output, found.seconds, found.finished)
+            self.rows[key] = _row(now, found)
         return found
 
     def _there(self, key: str) -> Record | None:
