@@ -29,12 +29,19 @@ def _json(store: Store, output: str, name: str) -> dict[str, Any]:
     return json.loads(data) if data else {}
 
 
-def _task(store: Store, task: Task, outputs: Mapping[str, str]) -> dict[str, Any]:
+def _measured(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Output of a vector's `verify` -> what it says, as a link map has it."""
+    outputs = before.get("actions", {})
+    return {outputs[f"task.{one['name']}/verify"]["output"]: one["verify"] for one in before.get("targets", ())}
+
+
+def _task(store: Store, task: Task, outputs: Mapping[str, str], measured: Mapping[str, Any]) -> dict[str, Any]:
+    verify = outputs[f"{task.target}/verify"]
     entry: dict[str, Any] = {
         "name": task.name,
         "alpha": task.alpha,
         "vector": outputs[task.vector],
-        "verify": _json(store, outputs[f"{task.target}/verify"], "verify.json"),
+        "verify": measured[verify] if verify in measured else _json(store, verify, "verify.json"),
     }
     if task.vector.endswith("/train"):
         entry |= {"recipe": task.recipe.name, **{key: task.recipe.fields[key] for key in ("learn", "rank")}}
@@ -65,11 +72,15 @@ def link_map(
     graph: Mapping[str, Any],
     keys: Mapping[str, str],
     made_from: Mapping[str, Any],
+    before: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """persona.json: what the product was made of, by digest, and what was measured. No text of any memory."""
+    """persona.json: what the product was made of, by digest, and what was measured. No text of any memory.
+
+    What the link map of an earlier build, `before`, tells of the same results is not read again."""
+    measured = _measured(before)
     base = persona.base
     readout = _json(store, outputs["readout/vectors"], "readout.json") if persona.readout else {}
-    targets = [_task(store, task, outputs) for task in persona.linked()]
+    targets = [_task(store, task, outputs, measured) for task in persona.linked()]
     return {
         "schema": 1,
         "name": persona.name,
@@ -96,28 +107,18 @@ def link_map(
     }
 
 
-def _text(value: Any, depth: int) -> str:
-    """JSON with a line for each entry down to `depth`, sorted: stable, and a change shows as the lines it changes.
+def _text(value: Mapping[str, Any]) -> str:
+    """JSON with an entry on each line, sorted: stable, and a change shows as the lines that it changes.
 
-    What lies deeper goes to the encoder as it is (with ``indent`` it would be the slow one).
-    """
-    if depth and value and isinstance(value, dict):
-        rows = [f"{json.dumps(key, ensure_ascii=False)}: {_text(value[key], depth - 1)}" for key in sorted(value)]
-        return "{\n" + ",\n".join(rows) + "\n}"
-    if depth and value and isinstance(value, list):
-        return "[\n" + ",\n".join(_text(one, depth - 1) for one in value) + "\n]"
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _map_text(info: Mapping[str, Any]) -> str:
-    return _text(dict(info), 2) + "\n"
+    Not by ``indent``: that is the encoder in Python, ten times slower than the one in C."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",\n", ": ")) + "\n"
 
 
 def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[str, str]:
     """Put a link map into the store (the caller closes it); its key and output, for the build record and the lock."""
     room = cache.store.scratch()
     with disk_errors(room):
-        (room / MARK).write_text(_map_text(info), encoding="utf-8")
+        (room / MARK).write_text(_text(info), encoding="utf-8")
     output = cache.store.put_tree(room)
     key = digest_value("product", output)
     if cache.lookup(key) is None:
@@ -194,11 +195,11 @@ def _fill(cache: ActionCache, info: Mapping[str, Any], folder: Path) -> dict[str
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:
         store.export(entry["digest"], folder / "steering" / entry["name"])
-    (folder / MARK).write_text(_map_text(info), encoding="utf-8")
+    (folder / MARK).write_text(_text(info), encoding="utf-8")
     (folder / "README.md").write_text(model_card(info), encoding="utf-8")
     digests = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
     proof = statement(info, digests, _runs(cache, info))
-    (folder / PROVENANCE).write_text(_text(proof, 4) + "\n", encoding="utf-8")
+    (folder / PROVENANCE).write_text(_text(proof), encoding="utf-8")
     stamps = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         with open(path, "rb") as file:

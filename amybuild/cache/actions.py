@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,11 @@ def render_record(record: Record) -> bytes:
     )
 
 
+def _line(record: Record) -> str:
+    """What a room says of a result that is relied on."""
+    return f"action {record.key} {record.output}"
+
+
 def _row(now: Stamp, r: Record) -> Row:
     return (now, r.action, r.rule, r.output, r.seconds, r.finished, r.host)
 
@@ -131,7 +136,7 @@ class ActionCache:
         with self.store.guard():
             found = self._here(key)
             if found is not None:
-                if self.store.hold(f"action {key} {found.output}"):
+                if self.store.hold(_line(found)):
                     self._used(key)
                 return found
         return self._there(key)
@@ -170,7 +175,7 @@ class ActionCache:
         record, data, files = found
         if self.store.begun:
             with self.store.guard():
-                self.store.hold(f"action {key} {record.output}")
+                self.store.hold(_line(record))
                 self.store.write_listing(record.output, files)
                 shared.mark(record.output)
                 write_atomic(Path(self._path(key)), data, self.store.root / "tmp")
@@ -179,16 +184,27 @@ class ActionCache:
             self.borrowed = True
         return record
 
-    def hold(self, keys: Mapping[str, str]) -> bool:
-        """Begin, and hold the results under these keys (action -> key); False when one of them is gone."""
+    def hold(self, keys: Collection[str]) -> dict[str, Record]:
+        """Begin, and hold the results under these keys, as one `lookup` of all; those that are whole come back.
+
+        What this run holds already is not looked at again. Nobody is asked for what is not here inside of the lock."""
         self.store.begin()
-        return all(self.lookup(key) is not None for key in keys.values())
+        found = {key: self._read[key] for key in keys if key in self._read}
+        found = {key: record for key, record in found.items() if self.store.holds(_line(record))}
+        left = [key for key in keys if key not in found]
+        with self.store.guard():
+            here = {key: record for key in left if (record := self._here(key)) is not None}
+            self.store.hold(*map(_line, here.values()))
+        for key in here:
+            self._used(key)
+        there = {key: record for key in left if key not in here and (record := self._there(key)) is not None}
+        return found | here | there
 
     def publish(self, record: Record) -> None:
         """Write a record; its output must be in the store already (the index comes last)."""
         data = render_record(record)
         with self.store.guard():
-            self.store.hold(f"action {record.key} {record.output}")
+            self.store.hold(_line(record))
             write_atomic(Path(self._path(record.key)), data, self.store.root / "tmp")
         self._read[record.key] = record
         if self.store.shared is not None:
@@ -198,7 +214,11 @@ class ActionCache:
 
     def _used(self, key: str) -> None:
         """It is of use now: a collection with a size limit takes first what was not used for longest."""
+        row = self.rows.get(key)
+        if row is None or time.time_ns() - row[0][1] <= _USED:
+            return
         with contextlib.suppress(OSError):
-            path = self._path(key)
-            if time.time_ns() - os.stat(path).st_mtime_ns > _USED:
-                os.utime(path)
+            os.utime(self._path(key))
+        now = stamp_of(self._path(key))
+        if now is not None and (now[0], now[3]) == (row[0][0], row[0][3]):  # another record is another file
+            self.rows[key] = (now, *row[1:])
