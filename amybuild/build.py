@@ -146,7 +146,7 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink, records: 
 
 
 def _held(project: Project, plan: Plan) -> dict[str, Record]:
-    """The plan's hits, held. None of them when one is not what the plan found: what is below it may be another one's."""
+    """The plan's hits, held. None when one is not what the plan found: what is below it may be another one's."""
     hits = {id: d for id, d in plan.decisions.items() if d.state is State.HIT}
     keys = {id: d.manifest.key for id, d in hits.items() if d.manifest}
     found = project.cache.hold(keys.values())

@@ -19,7 +19,9 @@ from amybuild.personafile.schema import Persona, Task
 from amybuild.provenance import sha256, statement
 
 MARK = "persona.json"
+CARD = "README.md"
 PROVENANCE = "provenance.json"
+_ACCOUNT = (MARK, CARD, PROVENANCE)  # what tells how the product came about; the other files are results
 # what a build record calls its link map: a result like others, so that it stays and travels
 PRODUCT = "persona/product"
 
@@ -165,10 +167,11 @@ def publish(cache: ActionCache, info: Mapping[str, Any], folder: Path, ours: Map
                 remedy = "choose another folder with -o"
                 raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
             shutil.rmtree(beside, ignore_errors=True)
+            same = _same(folder, info, ours)
             try:
-                stamps = _fill(cache, info, beside)
+                names = _fill(cache, info, beside, folder, same)
                 if folder.exists():
-                    _keep_others(folder, beside, set(ours) | set(stamps))
+                    _keep_others(folder, beside, set(ours) | names)
                     shutil.rmtree(old, ignore_errors=True)
                     os.rename(folder, old)
                 os.rename(beside, folder)
@@ -177,15 +180,59 @@ def publish(cache: ActionCache, info: Mapping[str, Any], folder: Path, ours: Map
                 shutil.rmtree(beside, ignore_errors=True)
                 raise
             shutil.rmtree(old, ignore_errors=True)
+            stamps = {name: stamp(folder / name) for name in sorted(names)}
+    for name in same:  # only its links changed, if nobody wrote to it meanwhile; if somebody did, that will show
+        stamps[name] = [*ours[name][:2], stamps[name][2], ours[name][3]]
     return stamps
 
 
-def _fill(cache: ActionCache, info: Mapping[str, Any], folder: Path) -> dict[str, list[int]]:
-    """Write the product's files into an empty folder, and to the disk."""
+def _same(folder: Path, info: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
+    """The sha256 of each file that need not be copied from the store again, by name.
+
+    They are there if `folder` holds this very build untouched, and only the account of how it came about is new."""
+    if PROVENANCE not in ours or intact(folder, ours):
+        return {}
+    try:
+        proof = json.loads((folder / PROVENANCE).read_bytes())
+        run = proof["predicate"]["runDetails"]
+        if (run["metadata"]["invocationId"], run["builder"]["version"]["amybuild"]) != (
+            info["build"],
+            info["amybuild"],
+        ):
+            return {}
+        known = {one["name"]: one["digest"]["sha256"] for one in proof["subject"]}
+        return {name: known[name] for name in ours if name not in _ACCOUNT}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _fill(cache: ActionCache, info: Mapping[str, Any], folder: Path, old: Path, same: Mapping[str, str]) -> set[str]:
+    """Write the product's files into an empty folder, and to the disk; their names come back.
+
+    Those that are the `same` in the `old` folder are links to them: that one goes as soon as this one is in place."""
     from amybuild.link.card import model_card
 
-    store, outputs = cache.store, {id: entry["output"] for id, entry in info["actions"].items()}
     folder.mkdir()
+    for name in same:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(old / name, folder / name)
+    if not same:
+        _export(cache.store, info, folder)
+    (folder / MARK).write_text(_text(info), encoding="utf-8")
+    (folder / CARD).write_text(model_card(info), encoding="utf-8")
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    digests = {name: same.get(name) or sha256(path) for name, path in files.items()}
+    files[PROVENANCE] = folder / PROVENANCE
+    files[PROVENANCE].write_text(_text(statement(info, digests, _runs(cache, info))), encoding="utf-8")
+    for name in files.keys() - same.keys():
+        with open(files[name], "rb") as file:
+            os.fsync(file.fileno())
+    return set(files)
+
+
+def _export(store: Store, info: Mapping[str, Any], folder: Path) -> None:
+    """The files that results in the store are: the checkpoint, its adapter, the readout, the steering vectors."""
+    outputs = {id: entry["output"] for id, entry in info["actions"].items()}
     store.export(outputs["checkpoint/link"], folder)
     (folder / "link.json").unlink(missing_ok=True)  # it is in persona.json
     if "checkpoint/adapter" in outputs:
@@ -195,17 +242,6 @@ def _fill(cache: ActionCache, info: Mapping[str, Any], folder: Path) -> dict[str
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:
         store.export(entry["digest"], folder / "steering" / entry["name"])
-    (folder / MARK).write_text(_text(info), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(info), encoding="utf-8")
-    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
-    proof = statement(info, digests, _runs(cache, info))
-    (folder / PROVENANCE).write_text(_text(proof), encoding="utf-8")
-    stamps = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        stamps[path.relative_to(folder).as_posix()] = stamp(path)
-    return stamps
 
 
 def _runs(cache: ActionCache, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
