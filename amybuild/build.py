@@ -19,7 +19,7 @@ from amybuild.events import Event, Sink, one_at_a_time
 from amybuild.graph.rules import RULES
 from amybuild.perform import host, run_job
 from amybuild.plan.key import components_from_json
-from amybuild.plan.plan import Plan
+from amybuild.plan.plan import Plan, State
 from amybuild.project import Options as Options
 from amybuild.project import Project as Project
 from amybuild.project import Variant as Variant
@@ -118,7 +118,7 @@ def bring_up_to_date(
     records: dict[str, Record] = {}
     try:
         if not plan.done or not _reuse(project, plan, summary, sink, records):
-            _execute(project, summary, sink, records)
+            _execute(project, summary, sink, records, plan)
     finally:  # an interrupted or failed build too
         if remember:
             project.history.note({id: record.key for id, record in records.items()})
@@ -138,7 +138,7 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink, records: 
             return False
         found[id] = record
     if project.cache.borrowed:  # else the shared store would be asked each time
-        project.cache.hold({id: record.key for id, record in found.items()})
+        project.cache.hold([record.key for record in found.values()])
     for id, record in found.items():
         sink(Event("hit", id, {"seconds": record.seconds}))
     summary.hits = list(found)
@@ -146,8 +146,21 @@ def _reuse(project: Project, plan: Plan, summary: Summary, sink: Sink, records: 
     return True
 
 
-def _execute(project: Project, summary: Summary, sink: Sink, records: dict[str, Record]) -> None:
-    """Run what the cache cannot answer; `records` has what came of it, also when it ends early."""
+def _held(project: Project, plan: Plan) -> dict[str, Record]:
+    """The plan's hits, held. None when one is not what the plan found: what is below it may be another one's."""
+    hits = {id: d for id, d in plan.decisions.items() if d.state is State.HIT}
+    keys = {id: d.manifest.key for id, d in hits.items() if d.manifest}
+    found = project.cache.hold(keys.values())
+    records = {id: found[key] for id, key in keys.items() if key in found and found[key].output == hits[id].output}
+    return records if len(records) == len(hits) else {}
+
+
+def _execute(
+    project: Project, summary: Summary, sink: Sink, records: dict[str, Record], plan: Plan | None = None
+) -> None:
+    """Run what the cache cannot answer; `records` has what came of it, also when it ends early.
+
+    Without a `plan` made just now every action is looked up anew."""
     from amybuild.execute.local import LocalExecutor
     from amybuild.execute.resources import Capacity
     from amybuild.execute.scheduler import Scheduler
@@ -183,13 +196,15 @@ def _execute(project: Project, summary: Summary, sink: Sink, records: dict[str, 
         code_is=project.code_is,
     )
     project.store.begin()  # what a lookup finds from here on stays until the build is in the history
+    hits = _held(project, plan) if plan else {}
     ran = summary.ran  # of earlier rounds
     try:
         for _ in range(len(project.actions) + 1):
-            outcome = scheduler.run(project.actions, project.identity, project.forced - set(ran))
+            outcome = scheduler.run(project.actions, project.identity, project.forced - set(ran), hits)
             ran += [id for id in outcome.ran if id not in ran]
             if not any(isinstance(error, CacheDamage) for error in outcome.failed.values()):
-                break  # else an input was found gone when it was needed: now its action is a miss, and runs
+                break
+            hits = {}  # an input was found gone when it was needed: now its action is a miss, and runs
     finally:
         executor.close()
         records |= scheduler.outcome.records
@@ -234,14 +249,16 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     changed = intact(folder, stamp.get("files", {}))
     variant = " ".join(_variant_words(project.options.variant))
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id != PRODUCT} == keys
-    current = record is not None and stamp.get("info") == digest_value("info", record.info)
-    whole = told and current and stamp.get("build") == hash and stamp.get("files") and not changed
-    if not whole and not project.cache.hold(keys):
+    there = told and stamp.get("build") == hash and stamp.get("files") and not changed
+    whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
+    if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):
         raise CacheDamage("a result is no longer whole", where=str(project.store.root), remedy=AGAIN)
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         graph = graph_digest(project)
         words = _variant_words(project.options.variant)
-        info = link_map(persona, project.store, hash, outputs, graph, keys, _made_from(project, words))
+        earlier = record or history.last()
+        before = earlier.info if earlier else {}
+        info = link_map(persona, project.store, hash, outputs, graph, keys, _made_from(project, words), before)
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
         pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, now)}
@@ -255,7 +272,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     if stamp.get("build") == hash and changed:
         summary.restored = changed
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
-    history.set_product(folder, record, publish(project.store, record.info, folder, stamp.get("files", {})))
+    history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
     summary.published = True
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ from amybuild.personafile.schema import Persona, Task
 from amybuild.provenance import sha256, statement
 
 MARK = "persona.json"
+CARD = "README.md"
 PROVENANCE = "provenance.json"
+_ACCOUNT = (MARK, CARD, PROVENANCE)  # what tells how the product came about; the other files are results
 # what a build record calls its link map: a result like others, so that it stays and travels
 PRODUCT = "persona/product"
 
@@ -30,12 +31,19 @@ def _json(store: Store, output: str, name: str) -> dict[str, Any]:
     return json.loads(data) if data else {}
 
 
-def _task(store: Store, task: Task, outputs: Mapping[str, str]) -> dict[str, Any]:
+def _measured(before: Mapping[str, Any]) -> dict[str, Any]:
+    """Output of a vector's `verify` -> what it says, as a link map has it."""
+    outputs = before.get("actions", {})
+    return {outputs[f"task.{one['name']}/verify"]["output"]: one["verify"] for one in before.get("targets", ())}
+
+
+def _task(store: Store, task: Task, outputs: Mapping[str, str], measured: Mapping[str, Any]) -> dict[str, Any]:
+    verify = outputs[f"{task.target}/verify"]
     entry: dict[str, Any] = {
         "name": task.name,
         "alpha": task.alpha,
         "vector": outputs[task.vector],
-        "verify": _json(store, outputs[f"{task.target}/verify"], "verify.json"),
+        "verify": measured[verify] if verify in measured else _json(store, verify, "verify.json"),
     }
     if task.vector.endswith("/train"):
         entry |= {"recipe": task.recipe.name, **{key: task.recipe.fields[key] for key in ("learn", "rank")}}
@@ -66,11 +74,15 @@ def link_map(
     graph: Mapping[str, Any],
     keys: Mapping[str, str],
     made_from: Mapping[str, Any],
+    before: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """persona.json: what the product was made of, by digest, and what was measured. No text of any memory."""
+    """persona.json: what the product was made of, by digest, and what was measured. No text of any memory.
+
+    What the link map of an earlier build, `before`, tells of the same results is not read again."""
+    measured = _measured(before)
     base = persona.base
     readout = _json(store, outputs["readout/vectors"], "readout.json") if persona.readout else {}
-    targets = [_task(store, task, outputs) for task in persona.linked()]
+    targets = [_task(store, task, outputs, measured) for task in persona.linked()]
     return {
         "schema": 1,
         "name": persona.name,
@@ -97,15 +109,18 @@ def link_map(
     }
 
 
-def _map_text(info: Mapping[str, Any]) -> str:
-    return json.dumps(info, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+def _text(value: Mapping[str, Any]) -> str:
+    """JSON with an entry on each line, sorted: stable, and a change shows as the lines that it changes.
+
+    Not by ``indent``: that is the encoder in Python, ten times slower than the one in C."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",\n", ": ")) + "\n"
 
 
 def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[str, str]:
     """Put a link map into the store (the caller closes it); its key and output, for the build record and the lock."""
     room = cache.store.scratch()
     with disk_errors(room):
-        (room / MARK).write_text(_map_text(info), encoding="utf-8")
+        (room / MARK).write_text(_text(info), encoding="utf-8")
     output = cache.store.put_tree(room)
     key = digest_value("product", output)
     if cache.lookup(key) is None:
@@ -135,12 +150,13 @@ def intact(folder: Path, files: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
-def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[str, Any]) -> dict[str, list[int]]:
+def publish(cache: ActionCache, info: Mapping[str, Any], folder: Path, ours: Mapping[str, Any]) -> dict[str, list[int]]:
     """Put the product described by `info` (a `link_map`) into `folder`; returns the stamp of each file.
 
     The new folder is made beside and renamed into place; one that was being replaced when its process died is taken
     back first. Files in the old one that are not the product's (`ours` names those) are kept.
     """
+    store = cache.store
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside, old = folder.parent / f".{folder.name}.new", folder.parent / f".{folder.name}.old"
@@ -151,10 +167,11 @@ def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[s
                 remedy = "choose another folder with -o"
                 raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
             shutil.rmtree(beside, ignore_errors=True)
+            same = _same(folder, info, ours)
             try:
-                stamps = _fill(store, info, beside)
+                names = _fill(cache, info, beside, folder, same)
                 if folder.exists():
-                    _keep_others(folder, beside, set(ours) | set(stamps))
+                    _keep_others(folder, beside, set(ours) | names)
                     shutil.rmtree(old, ignore_errors=True)
                     os.rename(folder, old)
                 os.rename(beside, folder)
@@ -163,15 +180,59 @@ def publish(store: Store, info: Mapping[str, Any], folder: Path, ours: Mapping[s
                 shutil.rmtree(beside, ignore_errors=True)
                 raise
             shutil.rmtree(old, ignore_errors=True)
+            stamps = {name: stamp(folder / name) for name in sorted(names)}
+    for name in same:  # only its links changed, if nobody wrote to it meanwhile; if somebody did, that will show
+        stamps[name] = [*ours[name][:2], stamps[name][2], ours[name][3]]
     return stamps
 
 
-def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list[int]]:
-    """Write the product's files into an empty folder, and to the disk."""
+def _same(folder: Path, info: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:
+    """The sha256 of each file that need not be copied from the store again, by name.
+
+    They are there if `folder` holds this very build untouched, and only the account of how it came about is new."""
+    if PROVENANCE not in ours or intact(folder, ours):
+        return {}
+    try:
+        proof = json.loads((folder / PROVENANCE).read_bytes())
+        run = proof["predicate"]["runDetails"]
+        if (run["metadata"]["invocationId"], run["builder"]["version"]["amybuild"]) != (
+            info["build"],
+            info["amybuild"],
+        ):
+            return {}
+        known = {one["name"]: one["digest"]["sha256"] for one in proof["subject"]}
+        return {name: known[name] for name in ours if name not in _ACCOUNT}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _fill(cache: ActionCache, info: Mapping[str, Any], folder: Path, old: Path, same: Mapping[str, str]) -> set[str]:
+    """Write the product's files into an empty folder, and to the disk; their names come back.
+
+    Those that are the `same` in the `old` folder are links to them: that one goes as soon as this one is in place."""
     from amybuild.link.card import model_card
 
-    outputs = {id: entry["output"] for id, entry in info["actions"].items()}
     folder.mkdir()
+    for name in same:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(old / name, folder / name)
+    if not same:
+        _export(cache.store, info, folder)
+    (folder / MARK).write_text(_text(info), encoding="utf-8")
+    (folder / CARD).write_text(model_card(info), encoding="utf-8")
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    digests = {name: same.get(name) or sha256(path) for name, path in files.items()}
+    files[PROVENANCE] = folder / PROVENANCE
+    files[PROVENANCE].write_text(_text(statement(info, digests, _runs(cache, info))), encoding="utf-8")
+    for name in files.keys() - same.keys():
+        with open(files[name], "rb") as file:
+            os.fsync(file.fileno())
+    return set(files)
+
+
+def _export(store: Store, info: Mapping[str, Any], folder: Path) -> None:
+    """The files that results in the store are: the checkpoint, its adapter, the readout, the steering vectors."""
+    outputs = {id: entry["output"] for id, entry in info["actions"].items()}
     store.export(outputs["checkpoint/link"], folder)
     (folder / "link.json").unlink(missing_ok=True)  # it is in persona.json
     if "checkpoint/adapter" in outputs:
@@ -181,26 +242,15 @@ def _fill(store: Store, info: Mapping[str, Any], folder: Path) -> dict[str, list
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:
         store.export(entry["digest"], folder / "steering" / entry["name"])
-    (folder / MARK).write_text(_map_text(info), encoding="utf-8")
-    (folder / "README.md").write_text(model_card(info), encoding="utf-8")
-    digests = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
-    proof = statement(info, digests, _runs(store, info))
-    (folder / PROVENANCE).write_text(json.dumps(proof, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    stamps = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        stamps[path.relative_to(folder).as_posix()] = stamp(path)
-    return stamps
 
 
-def _runs(store: Store, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _runs(cache: ActionCache, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The action records behind a build, as far as they can still be read."""
-    cache = ActionCache(store)
     for id, entry in info["actions"].items():
-        record = cache.record(entry["key"])
+        record = cache.told(entry["key"])
         if record is not None and record.output == entry["output"]:
-            yield {**asdict(record), "action": id}  # two actions with one key have one record
+            told = {name: getattr(record, name) for name in ("key", "output", "seconds", "finished", "host")}
+            yield {**told, "action": id}  # two actions with one key have one record
 
 
 def _keep_others(old: Path, new: Path, known: set[str]) -> None:

@@ -148,7 +148,7 @@ def _put_back(
             "your version control and run amybuild",
         )
     folder = (out if out is not None else root / "dist" / record.persona).absolute()
-    stamps = publish(store, record.info, folder, history.product(folder).get("files", {}))
+    stamps = publish(cache, record.info, folder, history.product(folder).get("files", {}))
     history.set_product(folder, record, stamps)
     if history.read(record.hash) is None:  # it comes from a lock
         history.add(record, when)

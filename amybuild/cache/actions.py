@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
 _USED = 3600 * 10**9  # ns: a record says no more often than that that it was of use
+_REMEMBERED = ("action", "rule", "output", "seconds", "finished", "host")
 _FIELDS = {"schema", "action", "rule", "key", "manifest", "output", "seconds", "finished", "host"}
 
-# a record without its manifest and host: the stamp of its file, then action, rule, output, seconds, finished
-Row = tuple[Stamp, str, str, str, float, str]
+# a record without its manifest: the stamp of its file, then action, rule, output, seconds, finished, host
+Row = tuple[Stamp, str, str, str, float, str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,17 @@ class Record:
 
 
 class Remembered(Record):
-    """A record that an earlier run read: what is seldom asked for is read from its file when it is."""
+    """A record that an earlier run read: its manifest, seldom asked for, is read from its file when it is."""
 
     def __init__(self, cache: ActionCache, key: str, row: Row) -> None:
-        _, action, rule, output, seconds, finished = row
-        self.__dict__.update(
-            key=key, action=action, rule=rule, output=output, seconds=seconds, finished=finished, _cache=cache
-        )
+        self.__dict__.update(zip(_REMEMBERED, row[1:], strict=True), key=key, _cache=cache)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("manifest", "host"):
+        if name != "manifest":
             raise AttributeError(name)
         found = self.__dict__["_cache"].record(self.key)
-        self.__dict__.update(manifest=found.manifest if found else (), host=found.host if found else {})
-        return self.__dict__[name]
+        self.__dict__["manifest"] = found.manifest if found else ()
+        return self.__dict__["manifest"]
 
 
 def parse_record(key: str, data: bytes | None) -> Record | None:
@@ -92,6 +90,15 @@ def render_record(record: Record) -> bytes:
     )
 
 
+def _line(record: Record) -> str:
+    """What a room says of a result that is relied on."""
+    return f"action {record.key} {record.output}"
+
+
+def _row(now: Stamp, r: Record) -> Row:
+    return (now, r.action, r.rule, r.output, r.seconds, r.finished, r.host)
+
+
 class ActionCache:
     """Records below ``actions/``; unreadable ones are misses, and so are those whose output is not whole.
 
@@ -117,12 +124,19 @@ class ActionCache:
         except (OSError, ValueError):
             return None
 
+    def told(self, key: str) -> Record | None:
+        """`record`, read at most once by this run, and not when an earlier one did and its file is as it was."""
+        if key not in self._read:
+            now = stamp_of(self._path(key))
+            return None if now is None else self._found(key, now)
+        return self._read[key]
+
     def lookup(self, key: str) -> Record | None:
         """The record under `key` if its output is whole: here, or else in the shared store."""
         with self.store.guard():
             found = self._here(key)
             if found is not None:
-                if self.store.hold(f"action {key} {found.output}"):
+                if self.store.hold(_line(found)):
                     self._used(key)
                 return found
         return self._there(key)
@@ -147,7 +161,7 @@ class ActionCache:
             return Remembered(self, key, row)
         found = self.record(key)
         if found is not None:
-            self.rows[key] = (now, found.action, found.rule, found.output, found.seconds, found.finished)
+            self.rows[key] = _row(now, found)
         return found
 
     def _there(self, key: str) -> Record | None:
@@ -161,7 +175,7 @@ class ActionCache:
         record, data, files = found
         if self.store.begun:
             with self.store.guard():
-                self.store.hold(f"action {key} {record.output}")
+                self.store.hold(_line(record))
                 self.store.write_listing(record.output, files)
                 shared.mark(record.output)
                 write_atomic(Path(self._path(key)), data, self.store.root / "tmp")
@@ -170,16 +184,27 @@ class ActionCache:
             self.borrowed = True
         return record
 
-    def hold(self, keys: Mapping[str, str]) -> bool:
-        """Begin, and hold the results under these keys (action -> key); False when one of them is gone."""
+    def hold(self, keys: Collection[str]) -> dict[str, Record]:
+        """Begin, and hold the results under these keys, as one `lookup` of all; those that are whole come back.
+
+        What this run holds already is not looked at again. Nobody is asked for what is not here inside of the lock."""
         self.store.begin()
-        return all(self.lookup(key) is not None for key in keys.values())
+        found = {key: self._read[key] for key in keys if key in self._read}
+        found = {key: record for key, record in found.items() if self.store.holds(_line(record))}
+        left = [key for key in keys if key not in found]
+        with self.store.guard():
+            here = {key: record for key in left if (record := self._here(key)) is not None}
+            self.store.hold(*map(_line, here.values()))
+        for key in here:
+            self._used(key)
+        there = {key: record for key in left if key not in here and (record := self._there(key)) is not None}
+        return found | here | there
 
     def publish(self, record: Record) -> None:
         """Write a record; its output must be in the store already (the index comes last)."""
         data = render_record(record)
         with self.store.guard():
-            self.store.hold(f"action {record.key} {record.output}")
+            self.store.hold(_line(record))
             write_atomic(Path(self._path(record.key)), data, self.store.root / "tmp")
         self._read[record.key] = record
         if self.store.shared is not None:
@@ -189,7 +214,11 @@ class ActionCache:
 
     def _used(self, key: str) -> None:
         """It is of use now: a collection with a size limit takes first what was not used for longest."""
+        row = self.rows.get(key)
+        if row is None or time.time_ns() - row[0][1] <= _USED:
+            return
         with contextlib.suppress(OSError):
-            path = self._path(key)
-            if time.time_ns() - os.stat(path).st_mtime_ns > _USED:
-                os.utime(path)
+            os.utime(self._path(key))
+        now = stamp_of(self._path(key))
+        if now is not None and (now[0], now[3]) == (row[0][0], row[0][3]):  # another record is another file
+            self.rows[key] = (now, *row[1:])

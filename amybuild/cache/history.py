@@ -158,6 +158,11 @@ class History:
         """(time, hash, variant) of each build made here, oldest first."""
         return [(str(t), str(h), str(v)) for t, h, v in self._state["log"]]
 
+    def last(self) -> BuildRecord | None:
+        """The record of the build that became the current one last, if there is one that can be read."""
+        log = self._state["log"]
+        return self.read(str(log[-1][1])) if log else None
+
     def names(self) -> dict[str, str]:
         return dict(self._state["names"])
 

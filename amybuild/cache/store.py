@@ -94,16 +94,21 @@ class Store:
         """No collection runs inside (for who has begun; a look needs no lock)."""
         return guard(self.root) if self._room is not None else contextlib.nullcontext()
 
-    def hold(self, line: str) -> bool:
-        """Under `guard`: keep what `line` names ("action KEY TREE", "tree DIGEST", "object DIGEST") until `close`.
+    def hold(self, *lines: str) -> bool:
+        """Under `guard`: keep what these name ("action KEY TREE", "tree DIGEST", "object DIGEST") until `close`.
 
-        Whether this is new; nothing is held before `begin`."""
-        if self._room is None or line in self._held:
+        Whether one of them is new; nothing is held before `begin`."""
+        new = [line for line in lines if line not in self._held]
+        if self._room is None or not new:
             return False
         with disk_errors(self.root):
-            self._room.note(line)
-        self._held.add(line)
+            self._room.note("\n".join(new))
+        self._held.update(new)
         return True
+
+    def holds(self, line: str) -> bool:
+        """Whether `hold` was told so: what it names was whole then, and no collection took it since."""
+        return line in self._held
 
     # objects
 

@@ -83,9 +83,18 @@ class Scheduler:
         self.pause = pause  # seconds before a second attempt; twice as many before each further one
         self.outcome = Outcome()
 
-    def run(self, actions: Mapping[str, Action], identity: Identity, forced: frozenset[str] = frozenset()) -> Outcome:
-        """Bring every action of a selection (in topological order) up to date. `self.outcome` grows as it goes."""
+    def run(
+        self,
+        actions: Mapping[str, Action],
+        identity: Identity,
+        forced: frozenset[str] = frozenset(),
+        hits: Mapping[str, Record] | None = None,
+    ) -> Outcome:
+        """Bring every action of a selection (in topological order) up to date. `self.outcome` grows as it goes.
+
+        `hits`: what a plan of these actions found and the store holds since: it is not decided again."""
         self.outcome = Outcome()
+        self._hits = hits or {}
         self._actions, self._identity, self._forced = actions, identity, forced
         self._place = {id: place for place, id in enumerate(actions)}
         self._unmet = {id: len(action.needs) for id, action in actions.items()}
@@ -123,16 +132,20 @@ class Scheduler:
         heapq.heapify(heap)
         while heap:
             _, id = heapq.heappop(heap)
-            decision = decide(self._actions[id], self._outputs, self._identity, self.cache.lookup, id in self._forced)
-            if decision.state is not State.HIT:
-                self._decisions[id] = decision
-                bisect.insort(self._ready, (self._place[id], id))
-                continue
-            assert decision.manifest is not None
-            record = self.cache.lookup(decision.manifest.key)
-            assert record is not None
-            for freed in self._hit(id, record):
+            record = self._hits.get(id) or self._decide(id)
+            for freed in self._hit(id, record) if record else ():
                 heapq.heappush(heap, (self._place[freed], freed))
+
+    def _decide(self, id: str) -> Record | None:
+        """The result that the cache has of an action; None, and the action is ready, when it must run."""
+        decision = decide(self._actions[id], self._outputs, self._identity, self.cache.lookup, id in self._forced)
+        if decision.state is State.HIT and decision.manifest is not None:
+            record = self.cache.lookup(decision.manifest.key)
+            if record is not None:
+                return record
+        self._decisions[id] = decision
+        bisect.insort(self._ready, (self._place[id], id))
+        return None
 
     def _hit(self, id: str, record: Record) -> list[str]:
         self.outcome.hits.append(id)

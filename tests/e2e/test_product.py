@@ -93,3 +93,20 @@ def test_a_swap_that_was_killed_half_way_is_taken_back(built: Space) -> None:
     assert built.build().ran == set()
     assert (built.product / "notes.txt").read_text() == "mine"
     assert [p.name for p in built.product.parent.iterdir()] == ["tess"]
+
+
+def test_another_account_of_the_same_build_copies_no_checkpoint_again(built: Space) -> None:
+    weights, account = built.product / "model.safetensors", built.product / "persona.json"
+    was, good, told = weights.stat().st_ino, weights.read_bytes(), account.read_text()
+    (built.product / "notes.txt").write_text("mine")
+    built.edit("memory/pattern-listen.md", "I ask before I mend.", "I listen before I mend.")  # prose
+    assert built.build().ran == {"task.listen/corpus"}
+    assert account.read_text() != told
+    assert (weights.stat().st_ino, weights.read_bytes()) == (was, good)
+    assert (built.product / "notes.txt").read_text() == "mine"
+    assert built.build().ran == set(), "and it counts as untouched"
+    with weights.open("r+b") as file:
+        file.write(b"\0" * 8)
+    built.edit("memory/pattern-listen.md", "I listen before I mend.", "I ask before I mend.")
+    built.build()
+    assert weights.read_bytes() == good, "a file that was changed from outside is none to go on with"
