@@ -48,7 +48,6 @@ class _Running:
 
     decision: Decision
     key: str
-    lock: Any
     job: Job
     known: Record | None  # a forced run: what the cache has
     attempts: int = 0
@@ -107,6 +106,7 @@ class Scheduler:
         self._decisions: dict[str, Decision] = {}  # of those
         self._elsewhere: dict[str, float] = {}  # another build holds its lock: when to look again
         self._running: dict[str, _Running] = {}  # by handle
+        self._locks: dict[str, Any] = {}  # by key: all that were asked for and not let go
         self._again: list[tuple[float, str, _Running]] = []  # (when, id, what): a heap of jobs to submit once more
         try:
             self._reach([id for id, unmet in self._unmet.items() if not unmet])
@@ -118,6 +118,8 @@ class Scheduler:
             raise Interrupted("interrupted", remedy="run amybuild again: finished actions are kept") from None
         finally:
             self._drain()
+            for lock in self._locks.values():  # of what Ctrl-C came between
+                lock.release()
         ended = self.outcome.records.keys() | self.outcome.failed.keys()
         self.outcome.blocked = [id for id in actions if id not in ended]
         for id in self.outcome.blocked:
@@ -207,7 +209,7 @@ class Scheduler:
         assert decision.manifest is not None
         key = decision.manifest.key
         try:
-            lock = self.store.lock(key)
+            lock = self._locks[key] = self.store.lock(key)
             with disk_errors(self.store.root):
                 lock.acquire(timeout=0)
         except Timeout:
@@ -222,7 +224,7 @@ class Scheduler:
         known = self.cache.lookup(key)
         twin = decision.forced and any(self.outcome.records[done].key == key for done in self.outcome.ran)
         if known is not None and (twin or not decision.forced):  # another build was faster
-            lock.release()
+            self._let_go(key)
             self._reach(self._hit(id, known))
             return
         previous = self.cache.record(key)
@@ -231,10 +233,13 @@ class Scheduler:
             job = self._job(decision.action, key, needs)
             handle = self.executor.reattach(key) or self.executor.submit(job)
         except Exception as error:
-            lock.release()
+            self._let_go(key)
             self._fail(id, failure(error, id))
             return
-        self._running[handle] = _Running(decision, key, lock, job, known)
+        self._running[handle] = _Running(decision, key, job, known)
+
+    def _let_go(self, key: str) -> None:
+        self._locks.pop(key).release()
 
     def _job(self, action: Action, key: str, needs: Mapping[str, int]) -> Job:
         return Job(
@@ -277,7 +282,7 @@ class Scheduler:
             self._fail(id, failure(error, id))
             return
         finally:
-            one.lock.release()
+            self._let_go(one.key)
         self._reach(freed)
 
     def _publish(self, one: _Running, result: Result) -> list[str]:
@@ -313,7 +318,7 @@ class Scheduler:
         """Stop what runs, wait for it, keep what came out whole all the same, and let every lock go."""
         self._ready.clear()
         for _, _, one in self._again:
-            one.lock.release()
+            self._let_go(one.key)
         self._again.clear()
         for handle in self._running:
             self.executor.cancel(handle)
@@ -323,4 +328,4 @@ class Scheduler:
                 if isinstance(ended, Result):
                     with contextlib.suppress(Exception):
                         self._publish(one, ended)
-                one.lock.release()
+                self._let_go(one.key)

@@ -7,7 +7,7 @@ import sys
 
 CODE = """
 import threading
-from amybuild.build import rule_function
+from amybuild.perform import rule_function
 from amybuild.graph.rules import RULES
 start, failed = threading.Barrier(len(RULES)), []
 

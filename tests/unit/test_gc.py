@@ -22,7 +22,7 @@ from amybuild.cache.gc import Collected, collect
 from amybuild.cache.history import BuildRecord, History
 from amybuild.cache.store import Store
 from amybuild.errors import CacheDamage
-from amybuild.personafile.lock import Lock, render
+from amybuild.personafile.lock import Account, lock_of, render
 from tests.unit.test_store import contents, fill
 
 NODES = [b"one node", b"another", b"third"]
@@ -101,6 +101,11 @@ def make(cache: ActionCache, number: int) -> tuple[str, str]:
     return key(number), output
 
 
+def locked(build: BuildRecord) -> str:
+    account = Account(build.hash, build.persona, "b", "g", {})
+    return render(lock_of(build.actions, account, None))
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path)
@@ -133,8 +138,7 @@ def nodes(cache: Cache, *numbers: int) -> list[str]:
 def test_names_locks_products_last_keys_and_the_newest_build_stay(cache: Cache) -> None:
     builds = [cache.build(f"{number}", number) for number in range(6)]
     cache.history.name("best", builds[0].hash)
-    lock = Lock(builds[1].hash, "b", "g", builds[1].actions)
-    (cache.project / "Personafile.lock").write_text(render(lock))
+    (cache.project / "Personafile.lock").write_text(locked(builds[1]))
     cache.history.set_product(cache.project / "dist/p", builds[2].hash, {"f": [1]})
     cache.history.note({"a3/x": key(3)})
     cache.collect(keep=0)
@@ -143,7 +147,7 @@ def test_names_locks_products_last_keys_and_the_newest_build_stay(cache: Cache) 
 
 def test_both_sides_of_a_conflict_in_a_lock_stay_and_another_tools_lock_means_nothing(cache: Cache) -> None:
     one, two, _ = (cache.build(f"{number}", number) for number in range(3))
-    sides = [render(Lock(b.hash, "b", "g", b.actions)) for b in (one, two)]
+    sides = [locked(b) for b in (one, two)]
     text = f"<<<<<<< ours\n{sides[0]}=======\n{sides[1]}>>>>>>> theirs\n"
     (cache.project / "Personafile.lock").write_text(text)
     (cache.project / "poetry.lock").write_bytes(b"\xff\xfe")
