@@ -294,7 +294,9 @@ class Scheduler:
             raise ActionError(what, where=action.id, remedy="build again")
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         rows = tuple((c.kind, c.name, c.value) for c in manifest.components)
-        record = Record(action.id, action.rule, one.key, rows, result.output, result.seconds, now, dict(result.host))
+        record = Record(
+            action.id, action.rule, one.key, rows, result.output, round(result.seconds, 3), now, dict(result.host)
+        )
         differs = known is not None and known.output != result.output
         if known is None or (differs and not self.compare):
             self.cache.publish(record)

@@ -52,7 +52,12 @@ class Dense:
             tensors = {name: value for path in self.files for name, value in load_file(path).items()}
             with quiet():
                 found, told = type(model).from_pretrained(
-                    None, config=model.config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
+                    None,
+                    config=model.config,
+                    state_dict=tensors,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    trust_remote_code=False,
                 )
         except (OSError, SafetensorError, RuntimeError) as error:
             what = f"the vector does not fit the base ({type(error).__name__})"

@@ -139,7 +139,7 @@ def test_names_locks_products_last_keys_and_the_newest_build_stay(cache: Cache) 
     builds = [cache.build(f"{number}", number) for number in range(6)]
     cache.history.name("best", builds[0].hash)
     (cache.project / "Personafile.lock").write_text(locked(builds[1]))
-    cache.history.set_product(cache.project / "dist/p", builds[2].hash, {"f": [1]})
+    cache.history.set_product(cache.project / "dist/p", builds[2], {"f": [1]})
     cache.history.note({"a3/x": key(3)})
     cache.collect(keep=0)
     assert cache.here() == {0, 1, 2, 3, 5}

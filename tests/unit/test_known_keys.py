@@ -120,12 +120,12 @@ def test_what_another_program_kept_is_forgotten(tmp_path: Path, monkeypatch: pyt
     project.save()
     assert Project(Options(file=file)).identity.keys == project.identity.keys != {}
     for name in ("nodes", "keys", "results"):  # in a form that this program does not know
-        path = project.store.root / name / project.history.project
+        path = project.store.root / name / project.history.id
         assert path.exists() == (name != "results")
         kept.write(str(path), ("another program", {str(tmp_path / "memory/day.md"): ()}))
     assert Project(Options(file=file)).identity.keys == {}
     project.save()
-    monkeypatch.setattr("amybuild.build.source_stats", lambda root: [["another", 1, 2, 3, 4]])
+    monkeypatch.setattr("amybuild.project.source_stats", lambda root: [["another", 1, 2, 3, 4]])
     assert Project(Options(file=file)).identity.keys == {}
 
 
@@ -136,7 +136,7 @@ def test_damage_is_forgotten(tmp_path: Path, data: bytes) -> None:
     planned(project)
     project.save()
     for name in ("nodes", "keys", "results"):
-        path = project.store.root / name / project.history.project
+        path = project.store.root / name / project.history.id
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
     assert facts(planned(Project(Options(file=file)))) == facts(planned(project))
