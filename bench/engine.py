@@ -3,12 +3,12 @@
     python bench/engine.py [--targets N] [--repeat 5] [--work DIR] [--peers VENV] [--only amybuild,ninja]
 
 Every tool gets N targets with an input file each and one target made of all of them. For the others a target is a
-copied file. For amybuild it is a task of a persona (memory node, corpus, training, verification: three actions), the
-last one is the linked checkpoint, and the product in dist/ is checked too. Its cache is filled by `bench/generated.py`
-with stand-ins for what needs a model; the runs that are measured are the unmodified command line on a real cache and
-never see the difference. One input changed is a sentence of prose in one node: its corpus is made again by the real
-rule, is what it was, and the rest stays; then the product says what it is made of now. For the others it is a changed
-file: a copy and the file of all are made again.
+copied file. For amybuild it is a task of a persona (memory node, corpus, training, measurement of the base,
+verification: four actions), the last one is the linked checkpoint, and the product in dist/ is checked too. Its cache
+is filled by `bench/generated.py` with stand-ins for what needs a model; the runs that are measured are the unmodified
+command line on a real cache and never see the difference. One input changed is a sentence of prose in one node: its
+corpus is made again by the real rule, is what it was, and the rest stays; then the product says what it is made of
+now. For the others it is a changed file: a copy and the file of all are made again.
 
 CPU is user + system time of the process and its children (wait4), medians, all tools by turns. The unit is
 `python -I -c pass` measured in the same turns. Wall time would say more about who else uses the machine.
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help=f"a virtual environment that has {', '.join(NEEDED)}")
     parser.add_argument("--only", help="tools, with commas between them")
     args = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else Python tools compile their modules anew each time
     work = (args.work or Path(tempfile.mkdtemp(prefix="amybuild-engine-"))).resolve()
     wanted = args.only.split(",") if args.only else ["amybuild", *(one.name for one in peers.PEERS)]
     place = args.peers or venv(work / "peers", NEEDED)
