@@ -30,7 +30,12 @@ def guard(root: Path, *, exclusive: bool = False) -> Iterator[None]:
     """Hold the cache's lock: shared by those who use and add, exclusive for who removes. Short, never while waiting."""
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        handle = os.open(root / "gc.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            handle = os.open(root / "gc.lock", flags, 0o666)
+        except IsADirectoryError:  # damage
+            shutil.rmtree(root / "gc.lock", ignore_errors=True)
+            handle = os.open(root / "gc.lock", flags, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield

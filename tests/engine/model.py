@@ -333,6 +333,8 @@ def without(history: dict[str, Any], id: str) -> dict[str, Any]:
             if isinstance(ask, dict):
                 for k in ("targets", "bad", "force"):
                     ask[k] = [one for one in ask[k] if one != id]
+                if ask["interrupt"] == id:
+                    ask["interrupt"] = ""
     return copied
 
 

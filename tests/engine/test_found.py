@@ -173,3 +173,10 @@ def test_a_lock_whose_digests_are_no_strings_cannot_be_read(tmp_path: Path, valu
 def test_a_message_gives_a_terminal_no_orders() -> None:
     told = str(InputError("no task '\x1b[31mred\u202e'", remedy="rename it"))
     assert told == "no task '\\x1b[31mred\\u202e'\n  rename it"
+
+
+def test_a_folder_in_the_place_of_the_collections_lock_gives_way(tmp_path: Path) -> None:
+    (tmp_path / "gc.lock" / "inside").mkdir(parents=True)
+    store = Store(tmp_path)
+    assert store.get_bytes(store.put_bytes(b"text")) == b"text"
+    store.close()
