@@ -66,7 +66,6 @@ def build(project: Project, plan: Plan, sink: Sink) -> Summary:
 def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
     locked = _locked(project, plan, sink) if project.options.locked else None
     summary, records = bring_up_to_date(project, plan, sink)
-    summary.keys = {id: record.key for id, record in records.items()}
     if locked:
         locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     if project.whole and not summary.failed and not summary.blocked:
@@ -84,9 +83,16 @@ def _complete(project: Project, records: Mapping[str, Record], summary: Summary,
                 raise
         records = {}
         _execute(project, summary, sink, records)
+        _note(project, summary, records)
         if summary.failed or summary.blocked:
             return None
     return None
+
+
+def _note(project: Project, summary: Summary, records: Mapping[str, Record]) -> None:
+    """These are the current results, for `--explain` and for the next no-op."""
+    summary.keys = {id: record.key for id, record in records.items()}
+    project.history.note(summary.keys)
 
 
 def _locked(project: Project, plan: Plan, sink: Sink) -> Callable[[Mapping[str, Found]], None]:
@@ -121,7 +127,7 @@ def bring_up_to_date(
             _execute(project, summary, sink, records, plan)
     finally:  # an interrupted or failed build too
         if remember:
-            project.history.note({id: record.key for id, record in records.items()})
+            _note(project, summary, records)
         project.save()
     summary.saved = sum(records[id].seconds for id in summary.hits)
     return summary, records
@@ -161,6 +167,7 @@ def _execute(
     """Run what the cache cannot answer; `records` has what came of it, also when it ends early.
 
     Without a `plan` made just now every action is looked up anew."""
+    from amybuild.execute.job import Kind
     from amybuild.execute.local import LocalExecutor
     from amybuild.execute.resources import Capacity
     from amybuild.execute.scheduler import Scheduler
@@ -168,7 +175,7 @@ def _execute(
     shown = one_at_a_time(sink)
 
     def told(event: Event) -> None:
-        again = event.kind == "failed" and event.fields.get("class") == "an input is not whole"  # no failure: see below
+        again = event.kind == "failed" and event.fields.get("class") == Kind.LOST.value  # no failure: see the rounds
         shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
 
     def perform(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
@@ -247,7 +254,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     stamp = history.product(folder)
     summary.build, summary.product = hash, folder
     changed = intact(folder, stamp.get("files", {}))
-    variant = " ".join(_variant_words(project.options.variant))
+    words = _variant_words(project.options.variant)
+    variant = " ".join(words)
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id != PRODUCT} == keys
     there = told and stamp.get("build") == hash and stamp.get("files") and not changed
     whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
@@ -255,7 +263,6 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         raise CacheDamage("a result is no longer whole", where=str(project.store.root), remedy=AGAIN)
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         graph = graph_digest(project)
-        words = _variant_words(project.options.variant)
         earlier = record or history.last()
         before = earlier.info if earlier else {}
         info = link_map(persona, project.store, hash, outputs, graph, keys, _made_from(project, words), before)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amybuild.build import Options, Project
+from amybuild.cache.lease import abandoned
 from amybuild.cache.store import write_atomic
 from amybuild.errors import AmyError
 from amybuild.execute.resources import Capacity, free_memory, visible_gpus
@@ -19,6 +20,7 @@ from amybuild.personafile.lock import parse
 from amybuild.pins import pinned_build
 from amybuild.plan.code import library_versions
 from amybuild.plan.plan import State
+from amybuild.report.text import amount
 from amybuild.versions import open_cache
 
 _SPARE = 2 << 30  # bytes that a build should leave free on its disk
@@ -85,9 +87,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _machine() -> Iterator[Finding]:
     memory, gpus = free_memory(), visible_gpus()
     if memory < _LITTLE:
-        yield Finding("warn", "memory", f"{_size(memory)} free", "close other programs, or take a smaller base")
+        yield Finding("warn", "memory", f"{amount(memory)} free", "close other programs, or take a smaller base")
     else:
-        yield Finding("ok", "memory", f"{_size(memory)} free")
+        yield Finding("ok", "memory", f"{amount(memory)} free")
     torch = sys.modules.get("torch")
     usable = bool(torch is not None and torch.cuda.is_available())
     if gpus and not usable:
@@ -126,29 +128,11 @@ def _cache(root: Path) -> Iterator[Finding]:
         yield Finding("fail", "cache", f"{store.root} cannot be written", remedy)
         return
     sizes = [entry.stat().st_size for entry in (store.root / "objects").rglob("*") if entry.is_file()]
-    yield Finding("ok", "cache", f"{_size(sum(sizes))} in {len(sizes)} files at {store.root}")
-    stale = [room for room in _rooms(store.root) if not _is_held(room)]
+    yield Finding("ok", "cache", f"{amount(sum(sizes))} in {len(sizes)} files at {store.root}")
+    stale = abandoned(store.root)
     if stale:
         what = f"{len(stale)} temporary folders of builds that were killed"
         yield Finding("warn", "cache", what, "the next build removes them")
-
-
-def _rooms(root: Path) -> list[Path]:
-    return sorted(path for path in (root / "tmp").glob("*") if path.is_dir())
-
-
-def _is_held(room: Path) -> bool:
-    """Whether the process that a temporary folder belongs to still has its lock."""
-    import fcntl
-
-    try:
-        with open(f"{room}.lock", "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def _estimate(project: Project) -> Iterator[Finding]:
@@ -173,11 +157,11 @@ def _disk(place: Path, needed: int) -> Iterator[Finding]:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed + _SPARE // 4:
-        yield Finding("fail", "disk", f"{_size(free)} free, a build needs about {_size(needed)}", "free some space")
+        yield Finding("fail", "disk", f"{amount(free)} free, a build needs about {amount(needed)}", "free some space")
     elif free < needed + _SPARE:
-        yield Finding("warn", "disk", f"{_size(free)} free, a build needs about {_size(needed)}", "free some space")
+        yield Finding("warn", "disk", f"{amount(free)} free, a build needs about {amount(needed)}", "free some space")
     else:
-        yield Finding("ok", "disk", f"{_size(free)} free")
+        yield Finding("ok", "disk", f"{amount(free)} free")
 
 
 def _lock(project: Project) -> Iterator[Finding]:
@@ -199,7 +183,3 @@ def _lock(project: Project) -> Iterator[Finding]:
         yield Finding("warn", "lock", what, "amybuild pin accepts them after a build; or undo the edits")
     else:
         yield Finding("ok", "lock", f"{path.name} pins what is declared")
-
-
-def _size(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 1 << 29 else f"{count / 2**20:.1f} MiB"

@@ -15,13 +15,18 @@ Stamp = tuple[int, int, int, int]
 TICK = 100_000_000
 
 
+def stat_of(path: "str | os.PathLike[str]") -> Stamp:
+    """What cannot all stay the same when a file changes: size, mtime, ctime (which no tool can set back), inode."""
+    s = os.stat(path)
+    return (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+
+
 def stamp_of(path: str) -> Stamp | None:
-    """Size, mtime, ctime (which no tool can set back) and inode; None when nothing is there. Links are followed."""
+    """`stat_of`, following links; None when nothing is there."""
     try:
-        s = os.stat(path)
+        return stat_of(path)
     except OSError:
         return None
-    return (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
 
 
 def settled(stamp: Stamp | None, now: int) -> bool:

@@ -63,11 +63,16 @@ def answer(argv: list[str]) -> tuple[str, str] | None:
         return None
     if any(stamp_of(path) is not None for path in absent):
         return None
-    return (explained, "") if "--explain" in argv else ("", built)
+    if "--explain" in argv:
+        return (explained, "") if explained else None
+    return "", built
 
 
 def keep(asked: tuple[str, str], built: str, explained: str, evidence: "Mapping[str, Stamp | None]") -> None:
-    """Keep an answer (`built` to stderr, `explained` to stdout) for as long as the evidence is what it is."""
+    """Keep an answer (`built` to stderr, `explained` to stdout) for as long as the evidence is what it is.
+
+    An empty `explained`: the whole program has more to say.
+    """
     place, words = asked
     there = {path: stamp for path, stamp in evidence.items() if stamp is not None}
     absent = [path for path, stamp in evidence.items() if stamp is None]

@@ -111,6 +111,19 @@ def sweep(base: Path) -> None:
     sweep_parts(base)
 
 
+def abandoned(root: Path) -> list[Path]:
+    """The rooms that no living process has: what the next build sweeps."""
+    left = []
+    for room in sorted(path for path in (root / "tmp").glob("*") if path.is_dir()):
+        lock = Path(f"{room}.lock")
+        handle = _claim(lock)
+        if handle is not None:
+            os.close(handle)
+        if handle is not None or not lock.exists():
+            left.append(room)
+    return left
+
+
 def living(root: Path) -> list[str]:
     """Every note of every process that lives; to be asked under the exclusive `guard`."""
     notes: list[str] = []

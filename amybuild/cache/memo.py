@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.cache.disk import seal, unseal, write_atomic
-from amybuild.cache.verify import TICK as _TICK
-from amybuild.cache.verify import stat_of
 from amybuild.digest import canonical, digest_file, digest_value
 from amybuild.errors import InputError
+from amybuild.kept import TICK, stat_of
 
 
 def stamp(path: str | os.PathLike[str]) -> list[int]:
@@ -63,7 +62,7 @@ class Memo:
     def _digest(self, path: Path) -> str:
         if path.is_file():
             now = stamp(path)
-            if time.time_ns() - max(now[1:3]) < _TICK:  # one more edit could leave the same stamp
+            if time.time_ns() - max(now[1:3]) < TICK:  # one more edit could leave the same stamp
                 return digest_file(path)
             return str(self.get(os.fspath(path), now, lambda: digest_file(path)))
         files: Mapping[str, str] = {

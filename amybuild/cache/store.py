@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild.cache.disk import clone, disk_errors, fresh, read_json, replace, sync_folder, write_atomic
 from amybuild.cache.lease import Room, guard
-from amybuild.cache.verify import Stat, Verified, stat_of
+from amybuild.cache.verify import Verified
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
 from amybuild.errors import ActionError, CacheDamage, InputError
+from amybuild.kept import Stamp, stat_of
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -61,7 +62,7 @@ class Store:
         # tree -> (name, digest, size) of each file, from an earlier run: a listing is what its digest says it is
         self.known: Mapping[str, Listing] = {}
         self._listings: dict[str, Files] = {}
-        self._damaged: dict[str, Stat] = {}
+        self._damaged: dict[str, Stamp] = {}
         self._room: Room | None = None
         self._held: set[str] = set()
         self._starting = threading.Lock()

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from pathlib import Path
 
 from amybuild.cache.disk import write_atomic
 from amybuild.digest import digest_file
-
-TICK = 100_000_000  # ns; file systems keep times in steps of about 10 ms
-
-Stat = tuple[int, int, int, int]
-
-
-def stat_of(path: str | os.PathLike[str]) -> Stat:
-    """What cannot stay the same when a file changes: size, mtime, ctime (which no tool can set back), inode."""
-    s = os.stat(path)
-    return (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+from amybuild.kept import TICK, Stamp, stat_of
 
 
 class Verified:
@@ -30,11 +20,11 @@ class Verified:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, Stat] | None = None
-        self._new: dict[str, Stat] = {}
+        self._known: dict[str, Stamp] | None = None
+        self._new: dict[str, Stamp] = {}
 
-    def _load(self) -> dict[str, Stat]:
-        found: dict[str, Stat] = {}
+    def _load(self) -> dict[str, Stamp]:
+        found: dict[str, Stamp] = {}
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1]  # the last one is not finished
         except OSError:
@@ -46,7 +36,7 @@ class Verified:
                 found[digest.decode()] = (int(size), int(mtime), int(ctime), int(inode))
         return found
 
-    def whole(self, digest: str, path: str, now: Stat) -> bool:
+    def whole(self, digest: str, path: str, now: Stamp) -> bool:
         """Whether the file at `path`, whose stat is `now`, has the content `digest`. Raises OSError."""
         if self._known is None:
             self._known = self._load()
@@ -59,7 +49,7 @@ class Verified:
             self.trust(digest, now)
         return True
 
-    def trust(self, digest: str, now: Stat) -> None:
+    def trust(self, digest: str, now: Stamp) -> None:
         """Remember that the object was whole when its stat was `now`."""
         if self._known is None:
             self._known = self._load()
@@ -82,5 +72,5 @@ class Verified:
         self._known = kept
 
 
-def _lines(stats: dict[str, Stat]) -> bytes:
+def _lines(stats: dict[str, Stamp]) -> bytes:
     return b"".join(b"%s %d %d %d %d\n" % (digest.encode(), *stat) for digest, stat in stats.items())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from amybuild import __version__, noop
-from amybuild.cli.common import common_options, enter
+from amybuild.cli.common import common_options, enter, size_of
 from amybuild.errors import InputError
 
 TYPE_CHECKING = False  # not from typing: `--help` needs none of it
@@ -121,17 +121,8 @@ def _options(args: argparse.Namespace) -> Any:
         locked=args.locked,
         check=args.check,
         out=Path(args.out) if args.out else None,
-        memory=_memory(args.memory),
+        memory=size_of(args.memory, "--memory"),
     )
-
-
-def _memory(text: str | None) -> int | None:
-    from amybuild.build import bytes_of
-
-    size = None if text is None else bytes_of(text)
-    if text is not None and size is None:
-        raise InputError(f"{text!r} is no size", where="--memory", remedy="for example --memory 16G")
-    return size
 
 
 # options under which "up to date" is an answer that may be kept: any other one, and those to come, ask something else
@@ -157,11 +148,11 @@ def run(argv: Sequence[str]) -> int:
         return _dry_run(plan, args)
     code, summary = _execute(project, plan, args)
     if evidence is not None:
-        _keep(asked, project, summary, evidence, args.quiet)
+        _keep(asked, project, summary, evidence, args)
     return code
 
 
-def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, quiet: bool) -> None:
+def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, args: argparse.Namespace) -> None:
     """Keep what the next no-op will say, if all is up to date now."""
     from dataclasses import replace
 
@@ -170,8 +161,9 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, qui
     proven = proof(project, summary, evidence)
     if proven is not None:
         again = replace(summary, ran=[], hits=[*summary.ran, *summary.hits], published=False)
-        built = "" if quiet else _last_line(again, "0.0 s", "") + "\n"
-        noop.keep(asked, built, _fresh(project) + "\n", proven)
+        built = "" if args.quiet else _last_line(again, "0.0 s", "") + "\n"
+        explained = "" if args.targets else _fresh(project) + "\n"  # of what was named there is an account
+        noop.keep(asked, built, explained, proven)
 
 
 def _fresh(project: Any) -> str:

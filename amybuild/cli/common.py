@@ -38,3 +38,13 @@ def enter(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Name
         except OSError as error:
             raise InputError(f"{error.strerror}: {args.directory}", where="-C") from None
     return args
+
+
+def size_of(text: str | None, where: str) -> int | None:
+    """Bytes of ``20G``, ``500M``, ``1.5T``; None for None."""
+    from amybuild.build import bytes_of
+
+    size = None if text is None else bytes_of(text)
+    if text is not None and size is None:
+        raise InputError(f"{text[:40]!r} is no size", where=where, remedy=f"for example {where} 16G")
+    return size

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,26 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from amybuild.cli.common import command, enter
+from amybuild.cli.common import command, enter, size_of
 from amybuild.errors import InputError
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def _size(text: str) -> int:
-    """Bytes of ``20G``, ``500M``, ``1.5T``."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise InputError(f"'{text:.40}' is not a size", where="--max-size", remedy="for example 20G or 500M")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def _human(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+from amybuild.report.text import amount
 
 
 def gc(argv: Sequence[str]) -> int:
@@ -46,7 +28,7 @@ def gc(argv: Sequence[str]) -> int:
     args = enter(parser, argv)
     if args.keep < 0:
         raise InputError("must not be negative", where="--keep")
-    most = None if args.max_size is None else _size(args.max_size)
+    most = size_of(args.max_size, "--max-size")
     from amybuild.cache.gc import collect
     from amybuild.versions import find_root, open_cache
 
@@ -66,7 +48,7 @@ def gc(argv: Sequence[str]) -> int:
     if not args.quiet:
         word = "would free" if args.dry_run else "freed"
         counts = f"{len(found.records)} results, {len(found.files)} files"
-        print(f"{word} {_human(found.freed)} ({counts}), kept {_human(found.kept)}", file=sys.stderr)
+        print(f"{word} {amount(found.freed)} ({counts}), kept {amount(found.kept)}", file=sys.stderr)
     return 0
 
 
@@ -95,7 +77,7 @@ def fsck(argv: Sequence[str]) -> int:
     if not args.quiet and not args.json:
         for note in store.notes:
             print(f"note: {note}", file=sys.stderr)
-        print(f"{report.objects} objects, {_human(report.bytes)}: {_verdict(report)}", file=sys.stderr)
+        print(f"{report.objects} objects, {amount(report.bytes)}: {_verdict(report)}", file=sys.stderr)
     if report.lost:
         raise damage_error(report, store.root)
     return 0 if report.clean or report.repaired else 1
@@ -108,7 +90,7 @@ def _progress(silent: bool) -> Callable[[int, int], None]:
     def told(done: int, total: int) -> None:
         if not silent and time.monotonic() - last[0] > 2:
             last[0] = time.monotonic()
-            print(f"hashed {_human(done)} of {_human(total)}", file=sys.stderr)
+            print(f"hashed {amount(done)} of {amount(total)}", file=sys.stderr)
 
     return told
 

@@ -10,6 +10,15 @@ from typing import Any
 DIFF_LINES = 24
 
 
+def amount(size: float) -> str:
+    """``12 B``, ``28.0 KiB``, ``1.1 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
 def duration(seconds: float) -> str:
     """``0.3 s``, ``41 s``, ``2 min 05 s``, ``1 h 12 min``."""
     if seconds < 10:

@@ -335,3 +335,11 @@ def test_an_output_that_cannot_be_written_is_no_traceback(stamped: Space, closed
         done = subprocess.run(line, shell=True, cwd=stamped.root, env=env, capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
         assert done.returncode == 0 or "full" in closed
+
+
+def test_what_is_said_of_a_target_that_was_asked_for_is_not_what_is_said_of_all(stamped: Space) -> None:
+    assert stamped.run("task.listen").code == 0
+    assert known(stamped, "task.listen") is not None
+    asked = plain(stamped.run("--explain", "task.listen").out)
+    assert asked == plain(looked(stamped, "--explain", "task.listen").out)
+    assert "components as they were" in asked

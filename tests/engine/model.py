@@ -98,11 +98,11 @@ class Run:
 
     def play(self, steps: list[Step]) -> None:
         """Every step with its checks, a whole build, and one that must run nothing."""
-        waits, memo._TICK = memo._TICK, TICK
+        waits, memo.TICK = memo.TICK, TICK
         try:
             self.all_of(steps)
         finally:
-            memo._TICK = waits
+            memo.TICK = waits
 
     def all_of(self, steps: list[Step]) -> None:
         for number, (name, *arguments) in enumerate(steps):

@@ -65,7 +65,7 @@ def test_a_damaged_memo_is_forgotten(tmp_path: Path) -> None:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as settled at once."""
-    monkeypatch.setattr(module, "_TICK", 0)
+    monkeypatch.setattr(module, "TICK", 0)
 
 
 @pytest.mark.usefixtures("settled")
