@@ -15,8 +15,6 @@ from amybuild.memory.markdown import read_folder
 from amybuild.memory.node import Node, find_section, split_key
 from amybuild.memory.reading import Reading
 
-_LATER = ("mcp:", "stdio:", "http:", "https:", "unix:")
-
 
 @dataclass(frozen=True)
 class MemoryGraph:
@@ -56,10 +54,10 @@ class MemoryGraph:
         return tuple(node for node in self.nodes.values() if all(passes(node) for passes in filters))
 
 
-def build_graph(nodes: Iterable[Node], source: str = "") -> MemoryGraph:
-    """A graph of `nodes` (their keys differ), with a warning for each link to a node that is not there."""
+def build_graph(nodes: Iterable[Node], source: str = "", warnings: tuple[str, ...] = ()) -> MemoryGraph:
+    """A graph of `nodes` (their keys differ), with `warnings` and one for each link to a node that is not there."""
     by_key = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
-    warnings = tuple(
+    warnings += tuple(
         f"{node.source or node.key}: links to '{link.target}', which is no node"
         for node in by_key.values()
         for link in node.links
@@ -74,12 +72,6 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
     `reading` knows the nodes of an earlier reading, and learns what is read now.
     """
     reading = reading or Reading()
-    if source.startswith(_LATER):
-        raise InputError(
-            "this kind of source is not supported yet",
-            where=f"graph source '{source}'",
-            remedy="use a folder of Markdown nodes or a nodes.jsonl file",
-        )
     path = root / source
     shown = source.rstrip("/") or "/"
     if os.path.isdir(path):  # Path's own raises for a name that is too long
