@@ -19,6 +19,7 @@ from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tally import Counts
 from amybuild.link.tensors import Weight, extent
+from amybuild.link.write import add_rounded
 
 F64 = NDArray[np.float64]
 Room = tuple[F32, F64, NDArray[np.int16]]
@@ -134,6 +135,18 @@ class Join:
                 fill(part.delta, 0, rows, values)
             self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
 
+    def add(self, start: int, stop: int, strength: float, scratch: Scratch, counts: Counts, out: NDArray[Any]) -> None:
+        """Rows [start, stop) of the base + strength * merge, counted, into `out`: flat, in the base's storage type."""
+        if bits := self._bits(start, stop):
+            seen, room = _unseen(counts), scratch.room(len(self.parts))
+            fused.join_bf16(*bits, len(self.parts), self._terms, self._how, seen, counts.table, *room, strength, out)
+            return
+        columns = self._columns
+        for first, last in row_blocks((stop - start, columns)):
+            merged = self.block(start + first, start + last, scratch, counts)
+            place = out[first * columns : last * columns]
+            add_rounded(self.weight, start + first, start + last, merged, strength, place)
+
     def block(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> F64:
         """The merge of rows [start, stop), float64 [entries], counted in `counts`; lambda is not yet in.
 
@@ -141,11 +154,7 @@ class Join:
         """
         method = self._recipe.method
         merged = scratch.vector("merged", (stop - start) * self._columns)
-        seen = 0 if counts.known else fused.RAW | fused.KEPT
-        room = scratch.room(len(self.parts))
-        if bits := self._bits(start, stop):
-            fused.join_bf16(*bits, len(self.parts), self._terms, self._how, seen, counts.table, *room, merged)
-            return merged
+        seen = _unseen(counts)
         kept = self._filled(start, stop, scratch)
         if self._result is not None:
             merged[:] = self._result.rows(start, stop).reshape(-1)
@@ -154,7 +163,7 @@ class Join:
                 counts.add_raw(kept)
             seen &= fused.KEPT
             self._thin(kept, start * self._columns, scratch)
-        fused.join(kept, self._terms, self._how, seen, counts.table, *room, merged)
+        fused.join(kept, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
         return merged
 
     @property
@@ -222,6 +231,10 @@ class Join:
         self._shares = self._divisors = energy
 
 
+def _unseen(counts: Counts) -> int:
+    return 0 if counts.known else fused.RAW | fused.KEPT
+
+
 @dataclass(frozen=True)
 class _Merged:
     """strength * the merge of one weight, computed when its rows are asked for."""
@@ -279,7 +292,7 @@ class Scratch:
     def room(self, vectors: int) -> Room:
         """What the fused passes need beside their arguments."""
         if vectors not in self._rooms:
-            narrow, wide = np.empty((vectors + 1, kernels.PART), np.float32), np.empty((vectors + 2, kernels.PART))
+            narrow, wide = np.empty((vectors + 1, kernels.PART), np.float32), np.empty((vectors + 3, kernels.PART))
             self._rooms[vectors] = narrow, wide, np.empty((2 * vectors, kernels.PART), np.int16)
         return self._rooms[vectors]
 
