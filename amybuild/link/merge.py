@@ -198,7 +198,7 @@ class Join:
             kernels.consensus(kept, self._alphas, values["need"], agree, work)
         elif method.thins == "spread" and self._recipe.density < 1:
             variance = scratch.vector("variance", kept.shape[1], np.float32)
-            kernels.spread(kept, self._alphas, variance)
+            kernels.spread(kept, self._alphas, np.empty((2, kernels.PART)), variance)
             kernels.keep_where(kept, variance, self._least)
         elif method.thins in ("random", "ranks") and self._recipe.density < 1:
             for row, part in zip(kept, self.parts, strict=True):
@@ -210,24 +210,27 @@ class Join:
 
     def _chances(self, row: F32, scratch: Scratch) -> F64:
         # DELLA: by rank of the magnitude within its row, density - epsilon … density + epsilon
-        magnitudes = np.abs(row).reshape(-1, self._columns)
-        ranks = scratch.vector("ranks", row.size, np.float64)
-        kernels.middle_ranks(magnitudes, np.argsort(magnitudes, axis=1), ranks.reshape(-1, self._columns))
+        keys = scratch.vector("keys", row.size, np.uint64).reshape(-1, self._columns)
+        found = scratch.vector("chances", row.size)
+        kernels.magnitude_keys(row.reshape(keys.shape), keys)
+        keys.sort(axis=1)
         epsilon = self._recipe.values["epsilon"]
-        ranks *= 2 * epsilon
-        ranks += self._recipe.density - epsilon
-        return ranks
+        kernels.chances(keys, self._recipe.density - epsilon, 2 * epsilon, found.reshape(keys.shape))
+        return found
 
     def _weigh_by_energy(self, scratch: Scratch) -> None:
         # SCE: threshold on the variance over the vectors, then each vector's share is its remaining energy
         if self._recipe.density < 1:
-            self._least = band([_Spread(self._deltas, self._alphas)], self._recipe.density)[0]
+            rows, columns = extent(self.weight.shape)
+            variance: Delta = _Spread(self._deltas, self._alphas)
+            if rows * columns <= SPAN:  # it is looked at several times
+                variance = Dense(variance.rows(0, rows))
+            self._least = band([variance], self._recipe.density)[0]
         energy = np.zeros(len(self.parts))
         for start, stop in row_blocks(self.weight.shape):
             kept = self._filled(start, stop, scratch)
             self._thin(kept, start * self._columns, scratch)
-            wide = self._alphas[:, None] * kept
-            energy += np.einsum("ij,ij->i", wide, wide)
+            kernels.add_energies(kept, self._alphas, energy)
         self._shares = self._divisors = energy
 
 
@@ -263,9 +266,11 @@ class _Spread:
         return self.deltas[0].shape
 
     def rows(self, start: int, stop: int) -> F32:
-        found = np.stack([delta.rows(start, stop).reshape(-1) for delta in self.deltas])
+        found = np.empty((len(self.deltas), (stop - start) * extent(self.shape)[1]), np.float32)
+        for row, delta in zip(found, self.deltas, strict=True):
+            fill(delta, start, stop, row)
         out = np.empty(found.shape[1], np.float32)
-        kernels.spread(found, self.alphas, out)
+        kernels.spread(found, self.alphas, np.empty((2, kernels.PART)), out)
         return out.reshape(stop - start, -1)
 
 
