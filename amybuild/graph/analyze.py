@@ -85,10 +85,10 @@ class _Analysis:
             raise InputError(f"no such file or folder: {name}", where=where)
         return PathSource(path, self.digest_path(path))
 
-    def _inside(self, name: str, where: str) -> PathSource:
-        """The same of what people wrote: it must lie in the project, with all that it holds."""
-        path = inside(self.persona.root, name, where)
-        return PathSource(path, self.digest_path(path))
+    def _inside(self, name: str, where: str, kind: str) -> PathSource:
+        """The same of what people wrote, one of `WRITTEN`: it must lie in the project, with all that it holds."""
+        path = inside(self.persona.root, name, f"{where} {kind}")
+        return PathSource(path, self.digest_path(path), kind)
 
     def _nodes(self, where: str, node: str | None, query: str | None) -> tuple[NodeSource, ...]:
         """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
@@ -136,9 +136,9 @@ class _Analysis:
         if task.chat:
             params |= {one.name: getattr(task.chat, one.name) for one in fields(task.chat) if one.name != "path"}
             params |= {"names": dict(task.chat.names), "redact": list(task.chat.redact)}
-            source = self._inside(task.chat.path, f"{task.where} chat")
+            source = self._inside(task.chat.path, task.where, "chat")
         elif task.examples is not None:
-            source = self._inside(task.examples, f"{task.where} examples")
+            source = self._inside(task.examples, task.where, "examples")
         else:
             nodes = self._nodes(f"{task.where} {'node' if task.node else 'query'}", task.node, task.query)
         rule = "chat" if task.chat else "corpus"
@@ -166,7 +166,7 @@ class _Analysis:
             return _Read(self._nodes(where, None, query))
         form = {"form": texts.form}
         if texts.path is not None:
-            return _Read(source=self._inside(texts.path, f"{where} {texts.form}"), form=form)
+            return _Read(source=self._inside(texts.path, where, texts.form), form=form)
         if texts.negatives is None:
             nodes = self._nodes(f"{where} {'node' if texts.node else 'query'}", texts.node, texts.query)
             return _Read(nodes, form=form, sides={"concept": concept})
