@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "sweep": {"build", "plan", "events", "errors"},
     "watch": {"personafile", "errors"},
     "doctor": BELOW | {"build", "versions", "pins"},
-    "cli": {"build", "sweep", "versions", "pins", "watch", "doctor", "cache", "report", "errors", "noop"},
+    "cli": {"build", "sweep", "versions", "pins", "watch", "doctor", "cache", "report", "serve", "errors", "noop"},
     "__main__": {"cli"},
     "__init__": set(),
 }
