@@ -27,19 +27,17 @@ def chat(argv: Sequence[str]) -> int:
     args = enter(parser, argv)
     if args.max_tokens < 1 or not 0 <= args.temperature < 100 or (args.readout is not None and args.readout < 1):
         raise InputError("a length and a count are at least 1, a temperature at least 0", where="chat")
-    from amybuild.serve.files import MANIFEST, check_fits, model_config, read_readout
+    from amybuild.serve.files import MANIFEST, read_readout
 
     product = _product(args)
     asked = _asked(product, args.steer)
     readout = read_readout(product) if (product / MANIFEST).is_file() else None
-    if readout:
-        check_fits(readout, model_config(product), str(product))
     if readout is None and (args.readout or args.controls):
         raise InputError("it has no readout", where=str(product), remedy="add a [readout] to the Personafile")
     steered = [one.at(strength) for one, strength, _ in asked]
-    from amybuild.model.load import load_base
+    from amybuild.serve.chat import opened
 
-    with load_base(product) as loaded:
+    with opened(product, readout) as loaded:
         if args.controls:
             return _controls(args, loaded, product, asked)
         conditions = {"steered" if steered else "reply": steered}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from amybuild.errors import InputError
-from amybuild.model.load import Loaded, deterministic
-from amybuild.serve.files import Array, ReadoutFile
+from amybuild.model.load import Loaded, deterministic, load_base
+from amybuild.serve.files import Array, ReadoutFile, check_fits, model_config
 from amybuild.serve.reader import read, steer
 from amybuild.serve.steering import Direction, random_like
 
@@ -60,6 +60,15 @@ def strengths(product: Path) -> dict[str, Strengths]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError("is not readable", where=str(product / "persona.json"), remedy="run amybuild again") from None
+
+
+@contextmanager
+def opened(product: Path, readout: ReadoutFile | None = None) -> Iterator[Loaded]:
+    """The product's model in float32, where there is a GPU on it; refused unread when the readout is of another."""
+    if readout:
+        check_fits(readout, model_config(product), str(product))
+    with load_base(product, device="auto") as loaded:
+        yield loaded
 
 
 def reply(
