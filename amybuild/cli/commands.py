@@ -25,6 +25,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "sweep": "sweep:sweep",
     "chat": "serve:chat",
     "export": "serve:export",
+    "memory": "memory:memory",
 }
 
 
