@@ -141,10 +141,12 @@ def _task(name: str, table: Table, book: RecipeBook) -> Task:
 
 
 def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
-    emotion, query, texts = read_steer(table, name)
+    concept, query, texts = read_steer(table, name)
+    use = table.take("apply", bool, False)
+    alphas = [table.within(key, float, 1.0, *_at_least(0)) for key in ("alpha_pos", "alpha_neg")]
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
     table.done()
-    return Steer(name, table.at(), emotion, query, recipe, texts)
+    return Steer(name, table.at(), concept, query, recipe, use, *alphas, texts=texts)
 
 
 def _readout(table: Table, book: RecipeBook) -> Readout:
