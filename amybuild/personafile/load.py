@@ -143,10 +143,10 @@ def _task(name: str, table: Table, book: RecipeBook) -> Task:
 def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
     concept, query, texts = read_steer(table, name)
     use = table.take("apply", bool, False)
-    alphas = [table.within(key, float, 1.0, *_at_least(0)) for key in ("alpha_pos", "alpha_neg")]
+    towards, away = (table.within(key, float, 1.0, *_at_least(0)) for key in ("alpha_pos", "alpha_neg"))
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
     table.done()
-    return Steer(name, table.at(), concept, query, recipe, use, *alphas, texts=texts)
+    return Steer(name, table.at(), concept, query, recipe, use, towards, away, texts)
 
 
 def _readout(table: Table, book: RecipeBook) -> Readout:
