@@ -15,7 +15,9 @@ from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
 
 _CORPUS = ("heldout", "min_examples")
 _TRAIN = (
-    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
+    *("learn", "tune", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
+    *("optimizer", "apollo_rank", "apollo_refresh", "apollo_scale", "apollo_growth", "tokens_per_pass", "nll_weight"),
+    *("preference", "distill_weight", "teacher", "teacher_examples", "teacher_tokens"),
     *("margin_weight", "margin_beta", "warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
 )
 _VERIFY = ("max_tokens", "dtype", "device", "threads")
@@ -125,8 +127,13 @@ class _Analysis:
                 return self.graph.add(Action(task.vector, task.target, "adopt", {"kind": kind}, read, source=source))
         params, origins = _take(task.recipe, _TRAIN)
         needs = task.recipe.resources
-        train = Action(task.vector, task.target, "train", params, dict(inputs), origins=origins, resources=needs)
-        return self.graph.add(train)
+        told = params["distill_weight"] > 0 and params["teacher"] == "node"  # only such a teacher reads prose
+        nodes = self._nodes(f"{task.where} node", task.node, task.query) if told else ()
+        return self.graph.add(
+            Action(
+                task.vector, task.target, "train", params, dict(inputs), nodes=nodes, origins=origins, resources=needs
+            )
+        )
 
     def _direction(self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe) -> str:
         """texts -> activations, and labels, -> vectors; for one steering target or for the readout.
