@@ -41,6 +41,10 @@ def run(ctx: ActionContext) -> None:
     summary = {
         "examples": len(data.rows),
         "replay": len(data.replay),
+        "tokens": {
+            "context": sum(row.start for row in data.rows),
+            "reply": sum(len(row.labels) for row in data.rows),
+        },
         "learn": learn,
         "steps": settings.steps,
         "first": done.curve[0],
