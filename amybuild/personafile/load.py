@@ -12,7 +12,7 @@ from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.check import Table
 from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
-from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Steer, Task
+from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Server, Steer, Task
 
 _EMOTIONS = "type:episodic"
 _SOURCES = ("node", "query", "analogy", "checkpoint", "adapter")
@@ -180,6 +180,20 @@ def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
     return Link(table.at(), method, lam, params, rank, frozenset(out))
 
 
+_AGE = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _server(graph: Table) -> Server:
+    """``[graph] pull``: "always", "manual", or for how long an answer is taken as it is; and `timeout`."""
+    pull = graph.take("pull", str, "1m")
+    age = re.fullmatch(r"(\d{1,9})([smhd])", pull)
+    if age is None and pull not in ("always", "manual"):
+        remedy = 'for example pull = "10m": within ten minutes a build does not ask again'
+        raise graph.fail(f"'{pull}' is no age, 'always' or 'manual'", "pull", remedy)
+    fresh = float(age[1]) * _AGE[age[2]] if age else None if pull == "manual" else 0.0
+    return Server(fresh, graph.within("timeout", float, 60.0, lambda value: value > 0, "must be more than 0"))
+
+
 def _check_analogies(tasks: Mapping[str, Task]) -> None:
     for task in tasks.values():
         for other in (task.analogy.a, task.analogy.b, task.analogy.c) if task.analogy else ():
@@ -229,6 +243,7 @@ def _load(file: Path, variant: Variant) -> Persona:
     about.done()
     graph = top.child("graph")
     source = graph.take("source", str, "memory")
+    server = _server(graph)
     graph.done()
     tasks = tuple(_task(n, t, book) for n, t in _named(top, "task"))
     _check_analogies({t.name: t for t in tasks})
@@ -249,4 +264,6 @@ def _load(file: Path, variant: Variant) -> Persona:
     shared.done()
     top.done()
     texts = {"Personafile.toml": text, **book.texts}
-    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, texts)
+    return Persona(
+        name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, server, texts
+    )

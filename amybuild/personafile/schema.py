@@ -124,6 +124,15 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Server:
+    """How a memory server is asked; in no key. `fresh`: seconds for which a build takes its last answer without asking
+    again (None: for ever). `timeout`: seconds to wait for one answer."""
+
+    fresh: float | None = 60.0
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
 class Cache:
     """Where results are shared with other projects and machines; in no key."""
 
@@ -147,6 +156,7 @@ class Persona:
     readout: Readout | None
     link: Link
     cache: Cache
+    server: Server = Server()
     texts: Mapping[str, str] = field(default_factory=dict)  # what was read: "Personafile.toml", "recipes/NAME.toml"
 
     def linked(self) -> tuple[Task, ...]:
