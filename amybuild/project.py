@@ -75,6 +75,7 @@ class Project:
         self.recalled = self._recalled()
         memory = self.recalled.graph if self.recalled else self._read()
         self.warnings = tuple(memory.warnings)
+        self._index = memory.index
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
@@ -129,6 +130,11 @@ class Project:
             return True
         return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of every node of the memory, whoever reads it, by key."""
+        return {key: entry.digest for key, entry in self._index.items()}
+
     def plan(self) -> Plan:
         """What is in the cache and what has to run."""
         return make_plan(self.actions, self.identity, self.cache.lookup, self.forced)
@@ -172,6 +178,7 @@ class Project:
         """The stamps of all that a plan made now rests on."""
         base = self.persona.base.path
         outside = [task.checkpoint or task.adapter for task in self.persona.tasks]
+        outside += [task.chat.path if task.chat else task.examples for task in self.persona.tasks]
         sources = [self.persona.root / path for path in (base, *outside) if path is not None]
         code = Path(amybuild.__file__).parent
         inputs = evidence.of_inputs(self.options.file, self.persona.root, sources, code)

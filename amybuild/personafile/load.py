@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
+from amybuild.personafile.chat import read_chat
 from amybuild.personafile.check import Table
 from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
 from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Server, Steer, Task
 
 _EMOTIONS = "type:episodic"
-_SOURCES = ("node", "query", "analogy", "checkpoint", "adapter")
+_SOURCES = ("node", "query", "analogy", "checkpoint", "adapter", "examples", "chat")
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,11 @@ def _one_base(name: str, table: Table) -> Base:
 def _task(name: str, table: Table, book: RecipeBook) -> Task:
     sources = [key for key in _SOURCES if key in table.data]
     taken = [key for key in ("checkpoint", "adapter") if key in table.data]
-    told = [key for key in sources if key not in taken]  # nodes beside a vector from outside only measure it
+    told = [key for key in sources if key not in taken]  # examples beside a vector from outside only measure it
     if len(taken) > 1 or len(told) > 1 or not sources or (taken and "analogy" in told):
         raise table.fail(f"needs exactly one of {', '.join(_SOURCES)}; has {', '.join(sources) or 'none'}")
-    node, query = table.take("node", str), table.take("query", str)
+    node, query, examples = (table.take(key, str) for key in ("node", "query", "examples"))
+    chat = read_chat(table)
     outside = {key: table.take(key, str) for key in ("checkpoint", "adapter")}
     analogy = None
     if "analogy" in table.data:
@@ -133,15 +135,19 @@ def _task(name: str, table: Table, book: RecipeBook) -> Task:
     scale = tuple(read_scale(table, "scale"))
     recipe = book.resolve(table.take("recipe", str, "lora-sft"), "task", table)
     table.done()
-    return Task(name, table.at(), alpha, recipe, node, query, analogy, **outside, scale=scale)
+    return Task(
+        name, table.at(), alpha, recipe, node, query, analogy, **outside, scale=scale, examples=examples, chat=chat
+    )
 
 
 def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
     emotion = table.take("emotion", str, required=True).lower()
     query = table.take("query", str, _EMOTIONS)
+    use = table.take("apply", bool, False)
+    alphas = [table.within(key, float, 1.0, *_at_least(0)) for key in ("alpha_pos", "alpha_neg")]
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
     table.done()
-    return Steer(name, table.at(), emotion, query, recipe)
+    return Steer(name, table.at(), emotion, query, recipe, use, *alphas)
 
 
 def _readout(table: Table, book: RecipeBook) -> Readout:
