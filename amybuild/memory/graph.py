@@ -18,8 +18,6 @@ from amybuild.memory.node import Node, find_section, split_key
 from amybuild.memory.reading import Reading
 from amybuild.memory.shelf import Shelf
 
-_LATER = ("mcp:", "stdio:", "http:", "https:", "unix:")
-
 
 @dataclass(frozen=True)
 class MemoryGraph:
@@ -118,12 +116,6 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
     `reading` knows the nodes of an earlier reading, and learns what is read now.
     """
     reading = reading or Reading()
-    if source.startswith(_LATER):
-        raise InputError(
-            "this kind of source is not supported yet",
-            where=f"graph source '{source}'",
-            remedy="use a folder of Markdown nodes or a nodes.jsonl file",
-        )
     path = root / source
     shown = source.rstrip("/") or "/"
     if os.path.isdir(path):  # Path's own raises for a name that is too long
