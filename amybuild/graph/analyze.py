@@ -18,7 +18,9 @@ from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task, Text
 
 _CORPUS = ("heldout", "min_examples")
 _TRAIN = (
-    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
+    *("learn", "tune", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
+    *("optimizer", "apollo_rank", "apollo_refresh", "apollo_scale", "apollo_growth", "tokens_per_pass", "nll_weight"),
+    *("preference", "distill_weight", "teacher", "teacher_examples", "teacher_tokens"),
     *("margin_weight", "margin_beta", "warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
 )
 _VERIFY = ("max_tokens", "dtype", "device", "threads")
@@ -94,16 +96,21 @@ class _Analysis:
         """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
         try:
             if node is None:
-                found = sorted(self.memory.select(query or "all"), key=lambda one: one.key)
+                found = [self._whole(key) for key in sorted(self.memory.keys(query or "all"))]
             else:
-                whole, part = self.memory.resolve(node)
-                found = [whole if part is None else cut(whole, part)]
+                key, part = self.memory.find(node)
+                found = [self._whole(key) if part is None else _source(cut(self.memory.nodes[key], part))]
         except InputError as error:
             place = f"{where}, column {error.column}" if isinstance(error, QueryError) else where
             raise InputError(error.what, where=place, remedy=error.remedy) from None
         if not found:
             raise InputError(f"the query '{query}' matches no node", where=where, remedy="try it with fewer stages")
-        return tuple(_source(one) for one in found)
+        return tuple(found)
+
+    def _whole(self, key: str) -> NodeSource:
+        """A node, whose text is read when an action needs it."""
+        nodes = self.memory.nodes
+        return NodeSource(key, self.memory.digests[key], lambda: nodes[key].canonical())
 
     def _task(self, task: Task, tasks: dict[str, Task]) -> str:
         if task.name in self.vectors:
@@ -157,8 +164,13 @@ class _Analysis:
                 return self.graph.add(Action(task.vector, task.target, "adopt", {"kind": kind}, read, source=source))
         params, origins = _take(task.recipe, _TRAIN)
         needs = task.recipe.resources
-        train = Action(task.vector, task.target, "train", params, dict(inputs), origins=origins, resources=needs)
-        return self.graph.add(train)
+        told = params["distill_weight"] > 0 and params["teacher"] == "node"  # only such a teacher reads prose
+        nodes = self._nodes(f"{task.where} node", task.node, task.query) if told else ()
+        return self.graph.add(
+            Action(
+                task.vector, task.target, "train", params, dict(inputs), nodes=nodes, origins=origins, resources=needs
+            )
+        )
 
     def _texts(self, where: str, query: str, texts: Texts | None, concept: str) -> _Read:
         """The texts of a direction: tagged memories of `query`, or `texts`."""
