@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amybuild.actions.context import ActionContext
-from amybuild.actions.texts import plain
+from amybuild.actions.tagged import plain
 from amybuild.errors import ActionError, InputError
 from amybuild.memory.jsonl import read_jsonl
 from amybuild.model.checkpoint import Checkpoints
