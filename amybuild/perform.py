@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from amybuild.execute.job import Job
 
 _IMPORTS = threading.Lock()
+_SWITCHES = ("MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # they choose which sums a processor does
 
 
 def rule_function(rule: str) -> Callable[[Any], None]:
@@ -57,7 +58,9 @@ def host() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "system": platform.system(),
+        "processor": _processor(),
     }
+    found |= {name.lower(): os.environ[name] for name in _SWITCHES if name in os.environ}
     torch = sys.modules.get("torch")
     if torch is not None:
         found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -65,3 +68,13 @@ def host() -> dict[str, Any]:
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def _processor() -> str:
+    """What the system calls the processor: another one may add in another order."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(names, "")
+    except OSError:
+        return ""
