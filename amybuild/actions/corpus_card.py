@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -15,8 +15,8 @@ RATIO = (0.6, 1.6)  # outside, a margin per token measures length and style more
 MOST = 0.9  # of a side's replies: a shared ending is then what is learned first
 
 
-def card(split: Split, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Counts, lengths in characters and warnings; `more` is what only the source of the examples knows."""
+def card(split: Split, more: Mapping[str, Any] | None = None, notes: Iterable[str] = ()) -> dict[str, Any]:
+    """Counts, lengths in characters and warnings; `more` and `notes` are what only the source of the examples knows."""
     train, held = split.train, split.held
     every = [*train, *held]
     pairs = [(len(one.continuation), len(one.rejected[0])) for one in every if one.rejected]
@@ -38,7 +38,7 @@ def card(split: Split, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
             "rejected": lengths([length for _, length in pairs]),
         },
         "length_ratio": ratio,
-        "warnings": warnings(split, ratio),
+        "warnings": [*notes, *warnings(split, ratio)],
         **(more or {}),
     }
 
