@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild.cache.disk import clone, disk_errors, fresh, read_json, replace, sync_folder, write_atomic
 from amybuild.cache.lease import Room, guard
+from amybuild.cache.lock import FileLock
 from amybuild.cache.verify import Verified
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
 from amybuild.errors import ActionError, CacheDamage, InputError
 from amybuild.kept import Stamp, stat_of
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from amybuild.cache.layered import Shared
 
 __all__ = ["Entry", "Store", "clone", "disk_errors", "fresh", "read_json", "sync_folder", "write_atomic"]
@@ -316,16 +315,7 @@ class Store:
 
     def lock(self, key: str) -> FileLock:
         """A lock for one action key. The system drops it when its process dies, so it is never stale."""
-        import shutil
-
-        from filelock import FileLock
-
-        with disk_errors(self.root):
-            path = self.root / "locks" / f"{key}.lock"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():  # damage
-                shutil.rmtree(path, ignore_errors=True)
-            return FileLock(path)
+        return FileLock(self.root / "locks" / f"{key}.lock")
 
 
 def tree_digest(files: Files) -> str:
