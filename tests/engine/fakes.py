@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import amybuild.build
+import amybuild.running
 from amybuild.errors import ActionError
 from amybuild.plan.code import CodeIndex
 from tests.engine.seam import RUNNER, runner_of
@@ -72,8 +72,8 @@ def _dialogues(inputs: Mapping[str, Path]) -> bytes:
 def cheap() -> Iterator[None]:
     """Every build of this process runs the cheap actions. (The code behind a rule, which cannot change meanwhile, is
     looked up once.)"""
-    real, closure = getattr(amybuild.build, RUNNER), CodeIndex.closure
-    setattr(amybuild.build, RUNNER, runner_of(run))
+    real, closure = getattr(amybuild.running, RUNNER), CodeIndex.closure
+    setattr(amybuild.running, RUNNER, runner_of(run))
 
     def known(self: CodeIndex, entry: str) -> dict[str, str]:
         if entry not in _CODE:
@@ -84,7 +84,7 @@ def cheap() -> Iterator[None]:
     try:
         yield
     finally:
-        setattr(amybuild.build, RUNNER, real)
+        setattr(amybuild.running, RUNNER, real)
         CodeIndex.closure = closure  # type: ignore[method-assign]
 
 
