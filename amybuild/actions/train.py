@@ -51,6 +51,7 @@ def run(ctx: ActionContext) -> None:
     summary = {
         "examples": len(rows),
         "replay": len(replay),
+        "tokens": {"context": sum(row.start for row in rows), "reply": sum(len(row.labels) for row in rows)},
         "learn": learn,
         "rank": rank,
         "modules": len(pairs),
