@@ -50,10 +50,7 @@ class LocalExecutor:
     def poll(self, handles: Collection[str], timeout: float) -> dict[str, Result | Failure]:
         futures = {self._jobs[handle][0]: handle for handle in handles}
         finished, _ = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
-        found = {futures[future]: future.result() for future in finished}
-        for handle in found:
-            del self._jobs[handle]
-        return found
+        return {futures[future]: future.result() for future in finished}  # again, to who was interrupted as it was told
 
     def cancel(self, handle: str) -> None:
         self._jobs[handle][1].set()
