@@ -120,6 +120,19 @@ class History:
         stamp = {"build": build.hash, "info": digest_value("info", build.info), "files": dict(files)}
         self._update(lambda state: state["product"].update({os.fspath(folder): stamp}))
 
+    def amend(self, hash: str, record: bytes) -> None:
+        """Another account of a build: a record as `add` writes it."""
+        write_atomic(self.record_path(hash), record, self._room)
+
+    def current(self, keys: Mapping[str, str], folder: Path, stamp: Mapping[str, Any]) -> None:
+        """`note` and `set_product` in one."""
+
+        def change(state: dict[str, Any]) -> None:
+            state["actions"].update(keys)
+            state["product"][os.fspath(folder)] = dict(stamp)
+
+        self._update(change)
+
     def products(self) -> list[str]:
         """The builds that lie in product folders now."""
         return [str(stamp.get("build", "")) for stamp in self._state["product"].values()]

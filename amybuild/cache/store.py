@@ -95,7 +95,8 @@ class Store:
         return guard(self.root) if self._room is not None else contextlib.nullcontext()
 
     def hold(self, *lines: str) -> bool:
-        """Under `guard`: keep what these name ("action KEY TREE", "tree DIGEST", "object DIGEST") until `close`.
+        """Under `guard`: keep until `close` what these name: "action KEY TREE", "tree DIGEST", "object DIGEST", or all
+        of a build in the history, "build PROJECT HASH".
 
         Whether one of them is new; nothing is held before `begin`."""
         new = [line for line in lines if line not in self._held]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from amybuild.errors import InputError
 
 TYPE_CHECKING = False  # not from typing: `--help` needs none of it
 if TYPE_CHECKING:
+    import argparse
     from typing import Any
 
 _ABOUT = """\
@@ -47,6 +47,8 @@ exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --c
 
 
 def _build_parser() -> argparse.ArgumentParser:
+    import argparse
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "amybuild", description=_ABOUT, epilog=_MORE, formatter_class=raw, allow_abbrev=False
@@ -156,6 +158,7 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, arg
     """Keep what the next no-op will say, if all is up to date now."""
     from dataclasses import replace
 
+    from amybuild import snapshot
     from amybuild.build import proof
 
     proven = proof(project, summary, evidence)
@@ -163,7 +166,9 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, arg
         again = replace(summary, ran=[], hits=[*summary.ran, *summary.hits], published=False)
         built = "" if args.quiet else _last_line(again, "0.0 s", "") + "\n"
         explained = "" if args.targets else _fresh(project) + "\n"  # of what was named there is an account
-        noop.keep(asked, built, explained, proven)
+        known = snapshot.take(project, summary, evidence)
+        behind = snapshot.keep(snapshot.place_of(asked[0]), known) if known else None
+        noop.keep(asked, built, explained, proven, behind)
 
 
 def _fresh(project: Any) -> str:
@@ -214,7 +219,6 @@ def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
 
 def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, Any]:
     from amybuild.build import build
-    from amybuild.report.text import behaviours, duration
 
     began = time.monotonic()
     sink = _sink(args, len(project.actions), plan.done)
@@ -223,16 +227,22 @@ def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, An
     finally:
         sink.close()
     seconds = time.monotonic() - began
-    failed = list(summary.failed)
     if args.json:
-        sink.summary(summary.ran, summary.hits, failed, summary.build, seconds)
+        sink.summary(summary.ran, summary.hits, list(summary.failed), summary.build, seconds)
     elif not args.quiet:
-        _warn(summary.warnings if summary.ran else ())
-        if summary.info and (summary.ran or summary.published):
-            text = behaviours(summary.info.get("verification", {}))
-            print(text + "\n" if text else "", end="")
-        print(_last_line(summary, duration(seconds), duration(summary.saved)), file=sys.stderr)
-    return 1 if failed else 0, summary
+        tell(summary, seconds)
+    return 1 if summary.failed else 0, summary
+
+
+def tell(summary: Any, seconds: float) -> None:
+    """What a build says when it is over."""
+    from amybuild.report.text import behaviours, duration
+
+    _warn(summary.warnings if summary.ran else ())
+    if summary.info and (summary.ran or summary.published):
+        text = behaviours(summary.info.get("verification", {}))
+        print(text + "\n" if text else "", end="")
+    print(_last_line(summary, duration(seconds), duration(summary.saved)), file=sys.stderr)
 
 
 def _warn(warnings: Sequence[str], shown: int = 3) -> None:

@@ -9,6 +9,10 @@ from collections.abc import Callable, Sequence
 
 from amybuild.errors import AmyError, InputError, did_you_mean
 
+TYPE_CHECKING = False  # not from typing: `--help` needs none of it
+if TYPE_CHECKING:
+    from amybuild.noop import Answer
+
 COMMANDS = {  # command -> where its function is; a module is imported when its command is asked for
     "graph": "history:graph",
     "log": "history:log",
@@ -51,10 +55,15 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     return None, argv
 
 
-def main(argv: list[str]) -> int:
-    """Run one command; returns its exit code."""
+def main(argv: list[str], found: Answer | None = None) -> int:
+    """Run one command; returns its exit code. `found`: what was said when all was up to date, which no longer holds."""
     try:
         command, rest = _split(argv)
+        if found is not None and command is None:
+            from amybuild.cli import edited
+
+            if edited.run(argv, found):
+                return 0
         return _function(COMMANDS[command] if command else "build:run")(rest)
     except AmyError as error:
         print(f"amybuild: {error}", file=sys.stderr)

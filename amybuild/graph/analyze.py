@@ -9,7 +9,7 @@ from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.graph.graph import Action, ActionGraph, NodeSource, PathSource
-from amybuild.memory.graph import MemoryGraph
+from amybuild.memory.graph import AskedGraph, MemoryGraph
 from amybuild.memory.node import Node, cut
 from amybuild.memory.query import QueryError
 from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
@@ -31,7 +31,7 @@ def _take(recipe: Recipe, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[
 
 
 class _Analysis:
-    def __init__(self, persona: Persona, memory: MemoryGraph, digest_path: Callable[[Path], str]) -> None:
+    def __init__(self, persona: Persona, memory: MemoryGraph | AskedGraph, digest_path: Callable[[Path], str]) -> None:
         self.persona = persona
         self.memory = memory
         self.digest_path = digest_path
@@ -200,6 +200,6 @@ def _source(node: Node) -> NodeSource:
     return NodeSource(node.key, node.digest, node.canonical())
 
 
-def analyze(persona: Persona, memory: MemoryGraph, digest_path: Callable[[Path], str]) -> ActionGraph:
+def analyze(persona: Persona, memory: MemoryGraph | AskedGraph, digest_path: Callable[[Path], str]) -> ActionGraph:
     """The action graph of `persona`. `digest_path` digests a file or folder outside the project."""
     return _Analysis(persona, memory, digest_path).run()

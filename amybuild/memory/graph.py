@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from amybuild.digest import digest_value
 from amybuild.errors import InputError, did_you_mean
@@ -82,6 +83,27 @@ class MemoryGraph:
         from amybuild.memory.query import parse_query, run_query
 
         return tuple(self.nodes[key] for key in run_query(parse_query(query), self))
+
+
+class AskedGraph:
+    """A graph that remembers what it was asked: by key, by which queries and with what result, or in another way."""
+
+    def __init__(self, graph: MemoryGraph) -> None:
+        self._graph = graph
+        self.queries: dict[str, tuple[str, ...]] = {}
+        self.other = False
+
+    def resolve(self, key: str) -> tuple[Node, str | None]:
+        return self._graph.resolve(key)
+
+    def select(self, query: str) -> tuple[Node, ...]:
+        found = self._graph.select(query)
+        self.queries[query] = tuple(node.key for node in found)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        self.other = True
+        return getattr(self._graph, name)
 
 
 def build_graph(nodes: Iterable[Node], source: str = "") -> MemoryGraph:
