@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild import evidence, kept
 from amybuild.cache.actions import Record
-from amybuild.cache.history import PRODUCT, BuildRecord, build_hash
+from amybuild.cache.history import BESIDE, PRODUCT, SNAPSHOT, BuildRecord, build_hash
 from amybuild.cache.store import AGAIN
 from amybuild.digest import digest_value
 from amybuild.errors import CacheDamage, Interrupted
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     """Bring what was planned, and with the whole persona its product, up to date."""
+    for text in project.recalled.notes if project.recalled else ():
+        sink(Event("note", fields={"text": text}))
     try:
         return _build(project, plan, sink)
     except (Interrupted, KeyboardInterrupt):
@@ -47,6 +49,8 @@ def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
         locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     if project.whole and not summary.failed and not summary.blocked:
         _complete(project, records, summary, sink)
+        if summary.build:
+            project.history.set_nodes(project.digests)
     return summary
 
 
@@ -153,7 +157,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     changed = intact(folder, stamp.get("files", {}))
     words = _variant_words(project.options.variant)
     variant = " ".join(words)
-    told = record is not None and {id: k for id, (k, _) in record.actions.items() if id != PRODUCT} == keys
+    told = record is not None and {id: k for id, (k, _) in record.actions.items() if id not in BESIDE} == keys
+    told = told and (project.recalled is None or (record is not None and SNAPSHOT in record.actions))
     there = told and stamp.get("build") == hash and stamp.get("files") and not changed
     whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
     if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):
@@ -166,6 +171,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
         pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, now)}
+        if project.recalled is not None:
+            pairs[SNAPSHOT] = (project.recalled.key, project.recalled.output)
         record = BuildRecord(hash, persona.name, now, pairs, graph["digest"], base, variant, info)
         history.add(record, when)
     elif not history.log() or history.log()[-1][1] != hash:

@@ -1,6 +1,6 @@
 """A build after an edit of memory nodes alone: what it looks at, runs and writes is in proportion to the edit.
 
-When all was up to date a `Snapshot` was kept beside the answer. While of its evidence nothing but files of the memory
+When all was up to date a `Compiled` was kept beside the answer. While of its evidence nothing but files of the memory
 graph is another, everything else is what it was: the analysis could only come out otherwise through the graph, which is
 read again and asked again what it was asked. The actions that read the changed nodes are decided and run as ever. If
 all of them make what they made before, nothing below them is touched, and the account of the build is amended. In every
@@ -19,12 +19,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from amybuild import evidence, kept, snapshot
+from amybuild import compiled, evidence, kept
 from amybuild.amend import Unlike, amend_map, amend_provenance, amend_record, swap
 from amybuild.cache.actions import ActionCache, Record
 from amybuild.cache.history import History
 from amybuild.cache.memo import Memo
 from amybuild.cache.store import Store
+from amybuild.compiled import Compiled, Reader
 from amybuild.digest import digest_bytes, digest_value
 from amybuild.errors import CacheDamage, InputError
 from amybuild.events import Event
@@ -37,7 +38,6 @@ from amybuild.plan.plan import Identity
 from amybuild.product import CARD, MARK, PROVENANCE, amend, keep_text
 from amybuild.provenance import metadata, span, times
 from amybuild.running import Summary, execute
-from amybuild.snapshot import Reader, Snapshot
 
 _STALE = 16  # nodes that had to be parsed again: from there on they are kept anew
 
@@ -65,7 +65,7 @@ class Done:
 class Edited:
     """The actions that read changed nodes, with all that running them takes."""
 
-    def __init__(self, found: Answer, known: Snapshot, cache: str) -> None:
+    def __init__(self, found: Answer, known: Compiled, cache: str) -> None:
         self.found, self.known = found, known
         self.began = time.time_ns()
         self.options = Options(known.jobs, known.keep_going)
@@ -106,7 +106,7 @@ class Edited:
         """The nodes and sections that actions read and that are others now. Raises Unlike when more than that is."""
         known, memory = self.known, self.memory
         seen = self.reading.stamps.keys() - set(known.fixed)
-        if not seen >= set(self.found.changed) or snapshot.keys_of(memory.nodes) != known.keys:
+        if not seen >= set(self.found.changed) or compiled.keys_of(memory.nodes) != known.keys:
             raise Unlike
         edited = {key for key, node in memory.nodes.items() if node.digest != known.digests[key]}
         if edited and any(tuple(one.key for one in memory.select(q)) != keys for q, keys in known.asked.items()):
@@ -172,7 +172,7 @@ def _part(memory: MemoryGraph, key: str) -> Node:
 
 def build(found: Answer, cache: str) -> Done | None:
     """Bring a project up to date of which memory nodes alone are others than `found` says; None: look at all of it."""
-    known = snapshot.read(snapshot.place_of(found.asked[0]), found.behind)
+    known = compiled.read(compiled.place_of(found.asked[0]), found.behind)
     if known is None:
         return None
     try:
@@ -197,13 +197,15 @@ def build(found: Answer, cache: str) -> Done | None:
     summary.warnings = tuple(work.memory.warnings)
     summary.hits = [""] * (known.actions - len(summary.ran))
     summary.saved = work.known.seconds - sum(records[id].seconds for id in summary.ran)
+    digests = {key: node.digest for key, node in work.memory.nodes.items()}
+    work.history.set_nodes(digests)
     done = Done(summary, events)
     if work.settled() and work.current():
         if work.reading.parsed > _STALE:
             work.keep_nodes()
-        work.known.digests = {key: node.digest for key, node in work.memory.nodes.items()}
+        work.known.digests = digests
         done.evidence = work.evidence(bool(records))
-        done.behind = snapshot.keep(snapshot.place_of(found.asked[0]), work.known)
+        done.behind = compiled.keep(compiled.place_of(found.asked[0]), work.known)
     return done
 
 
@@ -212,7 +214,7 @@ def _row(id: str, record: Record) -> dict[str, Any]:
     return {**told, "action": id}
 
 
-def _account(work: Edited, records: Mapping[str, Record]) -> Snapshot:
+def _account(work: Edited, records: Mapping[str, Record]) -> Compiled:
     """Amend the record of the build and the product's own account of it; what is known from now on."""
     known, folder = work.known, Path(work.known.folder)
     before = {id: work.cache.record(work.readers[id].key) for id in records}

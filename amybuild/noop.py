@@ -7,6 +7,7 @@ answer: then the whole program looks.
 
 import os
 import sys
+import time
 import zlib
 
 from amybuild.kept import TYPE_CHECKING, Stamp, read, stamp_of, write
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-FORMAT = "amybuild no-op 2"
+FORMAT = "amybuild no-op 3"
 MOST = 16  # answers per cache: one for each project, selection and way to call it
 
 
@@ -51,10 +52,10 @@ class Answer:
     """What was said when all was up to date, the evidence it rests on, and which of that is another by now."""
 
     def __init__(self, place: str, asked: str, kept: "Any") -> None:
-        known, self.built, self.explained, paths, stamps, self.absent, self.behind = kept
+        known, self.built, self.explained, span, paths, stamps, self.absent, self.behind = kept
         self.asked = place, asked
         self.stamps: dict[str, Stamp] = dict(zip(paths, stamps, strict=True))
-        self.holds = known == asked
+        self.holds = known == asked and not (span and not span[0] <= time.time() < span[1])
         self.changed = self._changed() if self.holds else []
         self.holds = self.holds and not any(stamp_of(path) is not None for path in self.absent)
 
@@ -103,15 +104,18 @@ def keep(
     built: str,
     explained: str,
     evidence: "Mapping[str, Stamp | None]",
+    span: "tuple[float, float] | tuple[()]" = (),
     behind: Stamp | None = None,
 ) -> None:
     """Keep an answer (`built` to stderr, `explained` to stdout) for as long as the evidence is what it is.
 
-    An empty `explained`: the whole program has more to say. `behind`: the stamp of the `snapshot` that goes with it."""
+    An empty `explained`: the whole program has more to say. `span`: the times (unix seconds) between which it holds.
+    `behind`: the stamp of what is kept beside it for a build after an edit (`compiled`).
+    """
     place, words = asked
     there = {path: stamp for path, stamp in evidence.items() if stamp is not None}
     absent = [path for path, stamp in evidence.items() if stamp is None]
-    write(place, (words, built, explained, list(there), list(there.values()), absent, behind))
+    write(place, (words, built, explained, span, list(there), list(there.values()), absent, behind))
     _prune(os.path.dirname(place))
 
 

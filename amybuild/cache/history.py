@@ -16,6 +16,8 @@ from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
 PRODUCT = "persona/product"  # the link map among a build's results: kept, collected and fetched like any of them
+SNAPSHOT = "memory/snapshot"  # what a memory server said, likewise
+BESIDE = frozenset({PRODUCT, SNAPSHOT})  # what a build keeps beside the results of its actions: no part of its hash
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class History:
         self.id = name or digest_bytes(self._project.encode())[:16]
         self.state_path = cache / "state" / f"{self.id}.json"
         self.builds_path = cache / "builds" / self.id
+        self._nodes_path = cache / "memory" / f"{self.id}.json"
         self._room = cache / "tmp"
         self._state = self._load()
 
@@ -81,6 +84,7 @@ class History:
             "log": [row for row in log if isinstance(row, list) and len(row) == 3] if isinstance(log, list) else [],
             "names": _table(data.get("names"), str),
             "pins": _table(data.get("pins"), str),
+            "memory": _table(data.get("memory"), list),
         }
 
     def _update(self, change: Callable[[dict[str, Any]], None]) -> None:
@@ -136,6 +140,37 @@ class History:
     def products(self) -> list[str]:
         """The builds that lie in product folders now."""
         return [str(stamp.get("build", "")) for stamp in self._state["product"].values()]
+
+    # snapshots of memory servers
+
+    def snapshot(self, source: str) -> tuple[str, float]:
+        """The tree of what a source said last, and when (unix seconds); ``("", 0.0)`` when nothing is known."""
+        found = self._state["memory"].get(source)
+        try:
+            return str(found[0]), float(found[1])
+        except (TypeError, ValueError, IndexError):
+            return "", 0.0
+
+    def set_snapshot(self, source: str, tree: str, read: float) -> None:
+        self._update(lambda state: state["memory"].update({source: [tree, read]}))
+
+    def snapshots(self) -> list[str]:
+        """The trees of what every source said last."""
+        return [tree for tree in (self.snapshot(source)[0] for source in self._state["memory"]) if tree]
+
+    # memory nodes
+
+    def nodes(self) -> dict[str, str] | None:
+        """The digest of every memory node, by key, as the last build found them; None when that is not known."""
+        try:
+            found = unseal(self._nodes_path.read_bytes())["nodes"]
+            return {str(key): str(digest) for key, digest in found.items()}
+        except (OSError, TypeError, KeyError, AttributeError):
+            return None
+
+    def set_nodes(self, digests: Mapping[str, str]) -> None:
+        if self.nodes() != digests:
+            write_atomic(self._nodes_path, seal({"nodes": dict(digests)}), self._room)
 
     # builds
 

@@ -30,5 +30,5 @@ def run(argv: Sequence[str], found: noop.Answer) -> bool:
             lines(event)
         tell(done.summary, time.monotonic() - began)
     if done.evidence is not None:
-        noop.keep(found.asked, found.built, found.explained, done.evidence, done.behind)
+        noop.keep(found.asked, found.built, found.explained, done.evidence, behind=done.behind)
     return True

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from amybuild import edited, kept, noop, snapshot
+from amybuild import compiled, edited, kept, noop
 from amybuild.project import Project
 from tests.engine.fakes import cheap, project
 from tests.engine.machine import no_fsync
@@ -55,7 +55,7 @@ def tick() -> None:
 
 
 def settle(space: Space) -> None:
-    """Until an answer is kept, with its snapshot."""
+    """Until an answer is kept, with what is kept beside it."""
     tick()
     assert space.run().code == 0
     found = noop.look(["-C", str(space.root)])
@@ -176,8 +176,8 @@ def test_a_bad_node_is_an_error_as_ever(space: Space) -> None:
     assert (space.run().code, space.run().err) == (2, looked(space).err)
 
 
-def test_a_damaged_snapshot_only_costs_time(space: Space, loaded: list[int]) -> None:
-    (one,) = (space.root / "cache/v1/snapshots").iterdir()
+def test_damage_of_what_is_kept_only_costs_time(space: Space, loaded: list[int]) -> None:
+    (one,) = (space.root / "cache/v1/compiled").iterdir()
     for number, data in enumerate((b"", one.read_bytes()[:-3], b"xxxx" + one.read_bytes())):
         prose(space, number)
         one.write_bytes(data)
@@ -244,10 +244,10 @@ def test_random_edits_leave_what_the_whole_program_leaves(space: Space, loaded: 
     assert left(space) == anew(space)
 
 
-def test_the_snapshot_is_plain_values(space: Space) -> None:
+def test_what_is_kept_holds_no_text_of_a_memory(space: Space) -> None:
     found = noop.look(["-C", str(space.root)])
     assert found is not None
-    known = snapshot.read(snapshot.place_of(found.asked[0]), found.behind)
+    known = compiled.read(compiled.place_of(found.asked[0]), found.behind)
     assert known is not None
     assert {row[2] for row in known.readers} == {"corpus", "texts", "labels"}
     assert "weighs on you" not in str(known), "no text of a memory"

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from amybuild import kept
+from amybuild.cache.history import BESIDE, PRODUCT
 from amybuild.digest import digest_value
 from amybuild.graph.rules import RULES
 from amybuild.provenance import span
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from amybuild.evidence import Evidence
     from amybuild.project import Project
     from amybuild.running import Summary
-
-PRODUCT = "persona/product"
 
 
 @dataclass
@@ -36,7 +35,7 @@ class Reader:
 
 
 @dataclass
-class Snapshot:
+class Compiled:
     """All that an edit of memory nodes can change, as it was when everything was up to date."""
 
     program: str  # the code and the Python that nodes were read with
@@ -67,20 +66,22 @@ class Snapshot:
 
 
 def place_of(answer: str) -> str:
-    """Where the snapshot is kept that goes with an answer (`noop.question`)."""
+    """Where it is kept that goes with an answer (`noop.question`)."""
     folder, name = os.path.split(answer)
-    return os.path.join(os.path.dirname(folder), "snapshots", name)
+    return os.path.join(os.path.dirname(folder), "compiled", name)
 
 
 def keys_of(nodes: Mapping[str, Any]) -> str:
     return digest_value("keys", sorted(nodes))
 
 
-def take(project: Project, summary: Summary, evidence: Evidence) -> Snapshot | None:
-    """The snapshot of a project that `summary` says is up to date; None when an edit must look at all of it."""
+def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | None:
+    """A project that `summary` says is up to date; None when an edit must look at all of it."""
     stamp, record = project.history.product(project.folder), project.history.read(summary.build or "")
     asked = project.asked
-    if not project.whole or project.store.shared is not None or record is None or asked.other:
+    if record is None or not project.whole or asked.other:
+        return None
+    if project.store.shared is not None or project.recalled is not None:  # neither is asked by a build after an edit
         return None
     readers, others = [], set[str]()
     for id, action in project.graph.actions.items():
@@ -95,21 +96,21 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Snapshot | N
         readers.append((*about, *record.actions[id]))
     spans, seconds = [], 0.0
     for id, (key, output) in record.actions.items():
-        told = project.cache.told(key)
-        if id == PRODUCT:
+        if id in BESIDE:
             continue
+        told = project.cache.told(key)
         if told is None or told.output != output or not told.finished.endswith("+00:00"):
             return None
         spans.append(span(told.finished, told.seconds))
         seconds += told.seconds
     rules = {row[2] for row in readers}
-    return Snapshot(
+    return Compiled(
         program=project.program,
         source=project.persona.graph,
         root=os.fspath(project.persona.root),
         fixed=evidence.both,
-        keys=keys_of(project.memory.nodes),
-        digests={key: node.digest for key, node in project.memory.nodes.items()},
+        keys=keys_of(project.digests),
+        digests=project.digests,
         asked=dict(asked.queries),
         read={node.key: node.digest for action in project.graph.actions.values() for node in action.nodes},
         readers=readers,
@@ -132,15 +133,15 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Snapshot | N
     )
 
 
-def keep(place: str, snapshot: Snapshot) -> kept.Stamp | None:
+def keep(place: str, known: Compiled) -> kept.Stamp | None:
     """Keep it; its stamp, which the answer remembers."""
-    kept.write(place, astuple(snapshot))
+    kept.write(place, astuple(known))
     return kept.stamp_of(place)
 
 
-def read(place: str, stamp: kept.Stamp | None) -> Snapshot | None:
-    """The snapshot that was kept with this stamp, or None."""
+def read(place: str, stamp: kept.Stamp | None) -> Compiled | None:
+    """What was kept with this stamp, or None."""
     if stamp is None or kept.stamp_of(place) != stamp:
         return None
     found = kept.read(place)
-    return Snapshot(*found) if isinstance(found, tuple) and len(found) == len(Snapshot.__dataclass_fields__) else None
+    return Compiled(*found) if isinstance(found, tuple) and len(found) == len(Compiled.__dataclass_fields__) else None
