@@ -26,6 +26,8 @@ from amybuild.running import Summary, execute
 if TYPE_CHECKING:
     from amybuild.pins import Found
 
+_SAMPLE = 100  # objects that a no-op looks at: all of a small project's, at 2 us each
+
 
 def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     """Bring what was planned, and with the whole persona its product, up to date."""
@@ -101,7 +103,7 @@ def bring_up_to_date(
     The store stays open: until its caller closes it, what was found there is held. `remember`: whether `--explain` goes
     on from here.
     """
-    summary = Summary(project.persona.name, warnings=project.warnings)
+    summary = Summary(project.persona.name, warnings=() if plan.done else project.memory.warnings)
     records: dict[str, Record] = {}
     try:
         if not plan.done or not _reuse(project, plan, summary, sink, records):
@@ -144,7 +146,7 @@ def _held(project: Project, plan: Plan) -> dict[str, Record]:
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
     """Record the build and put its product in place, unless it lies there untouched."""
-    from amybuild.product import intact, keep_map, link_map, publish
+    from amybuild.product import intact, keep_map, link_map, publish, steers_as
 
     persona, history, folder = project.persona, project.history, project.folder
     outputs = {id: record.output for id, record in records.items()}
@@ -159,6 +161,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     variant = " ".join(words)
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id not in BESIDE} == keys
     told = told and (project.recalled is None or (record is not None and SNAPSHOT in record.actions))
+    told = told and record is not None and steers_as(record.info, persona)
     there = told and stamp.get("build") == hash and stamp.get("files") and not changed
     whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
     if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):
@@ -223,6 +226,7 @@ def proof(project: Project, summary: Summary, before: evidence.Evidence) -> Mapp
         state |= {os.fspath(folder / name): tuple(found) for name, found in stamp["files"].items()}
         record = os.fspath(history.record_path(stamp["build"]))
         state[record] = kept.stamp_of(record)
+    state |= project.store.sample(_SAMPLE)
     changed = summary.ran or summary.published
     return {**before.inputs, **(evidence.of_store(project.store.root) if changed else before.store), **state}
 

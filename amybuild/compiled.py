@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amybuild import kept
 from amybuild.cache.history import BESIDE, PRODUCT
 from amybuild.digest import digest_value
 from amybuild.graph.rules import RULES
+from amybuild.noop import prune
 from amybuild.provenance import span
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class Compiled:
     info: str  # the digest of the link map
 
 
+_FIELDS = tuple(Compiled.__dataclass_fields__)
+
+
 def place_of(answer: str) -> str:
     """Where it is kept that goes with an answer (`noop.question`)."""
     folder, name = os.path.split(answer)
@@ -110,7 +114,7 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | N
         root=os.fspath(project.persona.root),
         fixed=evidence.both,
         keys=keys_of(project.digests),
-        digests=project.digests,
+        digests=dict(project.digests),
         asked=dict(asked.queries),
         read={node.key: node.digest for action in project.graph.actions.values() for node in action.nodes},
         readers=readers,
@@ -135,7 +139,8 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | N
 
 def keep(place: str, known: Compiled) -> kept.Stamp | None:
     """Keep it; its stamp, which the answer remembers."""
-    kept.write(place, astuple(known))
+    kept.write(place, tuple(getattr(known, name) for name in _FIELDS))
+    prune(os.path.dirname(place))
     return kept.stamp_of(place)
 
 
@@ -144,4 +149,4 @@ def read(place: str, stamp: kept.Stamp | None) -> Compiled | None:
     if stamp is None or kept.stamp_of(place) != stamp:
         return None
     found = kept.read(place)
-    return Compiled(*found) if isinstance(found, tuple) and len(found) == len(Compiled.__dataclass_fields__) else None
+    return Compiled(*found) if isinstance(found, tuple) and len(found) == len(_FIELDS) else None

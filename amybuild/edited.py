@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import amybuild
 from amybuild import compiled, evidence, kept
 from amybuild.amend import Unlike, amend_map, amend_provenance, amend_record, swap
 from amybuild.cache.actions import ActionCache, Record
@@ -54,10 +55,11 @@ class Options:
 
 @dataclass
 class Done:
-    """What came of it: the summary, what was told on the way, and what the next answer rests on."""
+    """What came of it: the summary, what was told, whether that is all of it, and what the next answer rests on."""
 
     summary: Summary
     events: list[Event]
+    whole: bool = False
     evidence: Mapping[str, kept.Stamp | None] | None = None
     behind: kept.Stamp | None = None
 
@@ -108,8 +110,8 @@ class Edited:
         seen = self.reading.stamps.keys() - set(known.fixed)
         if not seen >= set(self.found.changed) or compiled.keys_of(memory.nodes) != known.keys:
             raise Unlike
-        edited = {key for key, node in memory.nodes.items() if node.digest != known.digests[key]}
-        if edited and any(tuple(one.key for one in memory.select(q)) != keys for q, keys in known.asked.items()):
+        edited = {key for key, digest in memory.digests.items() if digest != known.digests[key]}
+        if edited and any(memory.keys(query) != keys for query, keys in known.asked.items()):
             raise Unlike
         found = {}
         for key, digest in known.read.items() if edited else ():
@@ -123,12 +125,12 @@ class Edited:
 
     def _action(self, one: Reader) -> Action:
         nodes = (self.changed.get(key) or _part(self.memory, key) for key in one.nodes)
-        sources = tuple(NodeSource(node.key, node.digest, node.canonical()) for node in nodes)
+        sources = tuple(NodeSource(node.key, node.digest, node.canonical) for node in nodes)
         return Action(one.id, one.target, one.rule, one.params, nodes=sources, origins=one.origins)
 
     def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
         """Whether the program is what the answer says."""
-        package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+        package = os.path.join(os.path.dirname(amybuild.__file__), "")
         return all(kept.stamp_of(path) == was for path, was in self.found.stamps.items() if path.startswith(package))
 
     def hold(self) -> dict[str, Record]:
@@ -171,7 +173,8 @@ def _part(memory: MemoryGraph, key: str) -> Node:
 
 
 def build(found: Answer, cache: str) -> Done | None:
-    """Bring a project up to date of which memory nodes alone are others than `found` says; None: look at all of it."""
+    """Bring a project up to date of which memory nodes alone are others than `found` says. None, or something that is
+    not the whole: all of it has to be looked at."""
     known = compiled.read(compiled.place_of(found.asked[0]), found.behind)
     if known is None:
         return None
@@ -179,34 +182,42 @@ def build(found: Answer, cache: str) -> Done | None:
         work = Edited(found, known, cache)
     except (Unlike, InputError, KeyError, OSError):
         return None
-    summary, events, records = Summary(known.persona, build=known.build), list[Event](), dict[str, Record]()
+    done, records = Done(Summary(known.persona, build=known.build), []), dict[str, Record]()
     try:
-        if work.actions:
-            execute(work, summary, lambda event: events.append(event), records, work.hold)
-            if summary.failed or summary.blocked:
-                return None
-            if any(record.output != work.readers[id].output for id, record in records.items()):
-                return None
-            work.known = _account(work, records)
-            summary.product, summary.published = Path(known.folder), True
-            summary.info = {"verification": known.verification}
+        done.whole = not work.actions or _run(work, done, records)
     except (Unlike, CacheDamage):
-        return None
+        return done
     finally:
         work.store.close()
-    summary.warnings = tuple(work.memory.warnings)
+    if done.whole:
+        _conclude(work, done, records)
+    return done
+
+
+def _run(work: Edited, done: Done, records: dict[str, Record]) -> bool:
+    """Run the actions, and amend the account if all of them made what they made before: whether they did."""
+    execute(work, done.summary, lambda event: done.events.append(event), records, work.hold)
+    if len(records) < len(work.actions) or any(one.output != work.readers[id].output for id, one in records.items()):
+        return False
+    work.known = _account(work, records)
+    done.summary.product, done.summary.published = Path(work.known.folder), True
+    done.summary.info = {"verification": work.known.verification}
+    return True
+
+
+def _conclude(work: Edited, done: Done, records: Mapping[str, Record]) -> None:
+    """What is said of it, and what is kept for the next time."""
+    summary, known = done.summary, work.known
+    summary.warnings = work.memory.warnings if summary.ran else ()
     summary.hits = [""] * (known.actions - len(summary.ran))
-    summary.saved = work.known.seconds - sum(records[id].seconds for id in summary.ran)
-    digests = {key: node.digest for key, node in work.memory.nodes.items()}
-    work.history.set_nodes(digests)
-    done = Done(summary, events)
+    summary.saved = known.seconds - sum(records[id].seconds for id in summary.ran)
+    work.history.set_nodes(work.memory.digests)
     if work.settled() and work.current():
         if work.reading.parsed > _STALE:
             work.keep_nodes()
-        work.known.digests = digests
+        known.digests = dict(work.memory.digests)
         done.evidence = work.evidence(bool(records))
-        done.behind = compiled.keep(compiled.place_of(found.asked[0]), work.known)
-    return done
+        done.behind = compiled.keep(compiled.place_of(work.found.asked[0]), known)
 
 
 def _row(id: str, record: Record) -> dict[str, Any]:

@@ -116,11 +116,11 @@ def keep(
     there = {path: stamp for path, stamp in evidence.items() if stamp is not None}
     absent = [path for path, stamp in evidence.items() if stamp is None]
     write(place, (words, built, explained, span, list(there), list(there.values()), absent, behind))
-    _prune(os.path.dirname(place))
+    prune(os.path.dirname(place))
 
 
-def _prune(folder: str) -> None:
-    """Drop the answers that were not renewed for longest."""
+def prune(folder: str) -> None:
+    """Drop what was not renewed for longest."""
     try:
         with os.scandir(folder) as entries:
             by_age = sorted((entry.stat().st_mtime_ns, entry.path) for entry in entries)

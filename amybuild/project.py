@@ -73,10 +73,8 @@ class Project:
         self._code: CodeIndex | None = None  # when the memo did not know
         self._reading = Reading(self._recall("nodes"))
         self.recalled = self._recalled()
-        memory = self.recalled.graph if self.recalled else self._read()
-        self.warnings = tuple(memory.warnings)
-        self._index = memory.index
-        self.asked = AskedGraph(memory)
+        self.memory = self.recalled.graph if self.recalled else self._read()
+        self.asked = AskedGraph(self.memory)
         self.graph: ActionGraph = analyze(self.persona, self.asked, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
@@ -132,9 +130,9 @@ class Project:
         return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
 
     @property
-    def digests(self) -> dict[str, str]:
+    def digests(self) -> Mapping[str, str]:
         """The digest of every node of the memory, whoever reads it, by key."""
-        return {key: entry.digest for key, entry in self._index.items()}
+        return self.memory.digests
 
     def plan(self) -> Plan:
         """What is in the cache and what has to run."""

@@ -69,7 +69,10 @@ def stand_in(rule: str, action: str, out: Path) -> None:
     elif rule == "persona_verify":
         files = {"verify.json": {"behaviours": {}, "neutral_kl": 0.01, "gained": 0}}
     elif rule == "link":
-        files = {"config.json": {}, "model.safetensors": "weights", "link.json": {"method": "ties", "density": 0.2}}
+        # one tensor without an entry: the product's index names what a checkpoint holds
+        empty = '{"w":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+        weights = len(empty).to_bytes(8, "little").decode() + empty
+        files = {"config.json": {}, "model.safetensors": weights, "link.json": {"method": "ties", "density": 0.2}}
     for name, content in files.items():
         (out / name).write_text(content if isinstance(content, str) else json.dumps(content))
 

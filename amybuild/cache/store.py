@@ -236,6 +236,16 @@ class Store:
             return None
         return files
 
+    def sample(self, most: int) -> dict[str, Stamp]:
+        """The stamps of some of the objects that were found whole, other ones each time (all when there are no more
+        than `most`): damage inside of an object shows in no folder."""
+        import random
+
+        objects = sorted({entry.digest for files in self._listings.values() for entry in files.values()})
+        some = objects if len(objects) <= most else random.sample(objects, most)
+        stamps = {self._object(digest): self._verified.stamp(digest) for digest in some}
+        return {path: stamp for path, stamp in stamps.items() if stamp is not None}
+
     def listings(self) -> dict[str, Listing]:
         """What the next run may know: the listings that were read."""
         return {

@@ -148,7 +148,8 @@ def _plain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> bool:
     return all(name in _PLAIN or value == parser.get_default(name) for name, value in vars(args).items())
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str], ran: Sequence[str] = ()) -> int:
+    """`ran`: actions that this very command ran already."""
     asked = noop.question(list(argv))  # before -C changes what a relative path means
     parser = _build_parser()
     args = enter(parser, argv)
@@ -161,7 +162,7 @@ def run(argv: Sequence[str]) -> int:
     plan = project.plan()
     if args.dry_run:
         return _dry_run(plan, args)
-    code, summary = _execute(project, plan, args)
+    code, summary = _execute(project, plan, args, ran)
     if evidence is not None:
         _keep(asked, project, summary, evidence, args)
     return code
@@ -233,7 +234,7 @@ def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
     return progress.LiveDisplay(total) if live else progress.PlainLines(total)
 
 
-def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, Any]:
+def _execute(project: Any, plan: Any, args: argparse.Namespace, ran: Sequence[str] = ()) -> tuple[int, Any]:
     from amybuild.build import build
 
     began = time.monotonic()
@@ -243,6 +244,8 @@ def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, An
     finally:
         sink.close()
     seconds = time.monotonic() - began
+    summary.ran[:0] = [id for id in ran if id in summary.hits]
+    summary.hits = [id for id in summary.hits if id not in ran]
     if args.json:
         sink.summary(summary.ran, summary.hits, list(summary.failed), summary.build, seconds)
     elif not args.quiet:

@@ -27,6 +27,8 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "doctor": "project:doctor",
     "rollback": "history:rollback",
     "sweep": "sweep:sweep",
+    "chat": "serve:chat",
+    "export": "serve:export",
     "memory": "memory:memory",
 }
 
@@ -61,10 +63,7 @@ def main(argv: list[str], found: Answer | None = None) -> int:
     try:
         command, rest = _split(argv)
         if found is not None and command is None:
-            from amybuild.cli import edited
-
-            if edited.run(argv, found):
-                return 0
+            return _after_edit(argv, found)
         return _function(COMMANDS[command] if command else "build:run")(rest)
     except AmyError as error:
         print(f"amybuild: {error}", file=sys.stderr)
@@ -83,6 +82,17 @@ def main(argv: list[str], found: Answer | None = None) -> int:
         return 1
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 2
+
+
+def _after_edit(argv: list[str], found: Answer) -> int:
+    from amybuild.cli import edited
+
+    ran = edited.run(argv, found)
+    if ran is None:
+        return 0
+    from amybuild.cli import build
+
+    return build.run(argv, ran)
 
 
 def end_politely() -> None:

@@ -6,7 +6,6 @@ import os
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import count
@@ -127,6 +126,8 @@ def failure(error: Exception, action: str) -> Failure:
     if isinstance(error, OSError) and error.strerror:
         return Failure(Kind.ERROR, error.strerror, str(error.filename or action), "mend that and build again")
     # its message is not shown: it may quote what the action was reading
+    import traceback
+
     frame = traceback.extract_tb(error.__traceback__)[-1]
     what = f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
     return Failure(Kind.ERROR, what, action, "run with AMYBUILD_TRACEBACK=1 to see all of it, and report it")

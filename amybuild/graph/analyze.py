@@ -84,16 +84,21 @@ class _Analysis:
         """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
         try:
             if node is None:
-                found = sorted(self.memory.select(query or "all"), key=lambda one: one.key)
+                found = [self._whole(key) for key in sorted(self.memory.keys(query or "all"))]
             else:
-                whole, part = self.memory.resolve(node)
-                found = [whole if part is None else cut(whole, part)]
+                key, part = self.memory.find(node)
+                found = [self._whole(key) if part is None else _source(cut(self.memory.nodes[key], part))]
         except InputError as error:
             place = f"{where}, column {error.column}" if isinstance(error, QueryError) else where
             raise InputError(error.what, where=place, remedy=error.remedy) from None
         if not found:
             raise InputError(f"the query '{query}' matches no node", where=where, remedy="try it with fewer stages")
-        return tuple(_source(one) for one in found)
+        return tuple(found)
+
+    def _whole(self, key: str) -> NodeSource:
+        """A node, whose text is read when an action needs it."""
+        nodes = self.memory.nodes
+        return NodeSource(key, self.memory.digests[key], lambda: nodes[key].canonical())
 
     def _task(self, task: Task, tasks: dict[str, Task]) -> str:
         if task.name in self.vectors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,16 @@ from amybuild.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class NodeSource:
-    """A memory node (or a section of one) as an action reads it: canonical bytes under their digest."""
+    """A memory node (or a section of one) as an action reads it: canonical bytes under their digest, here or where they
+    can be read when an action runs."""
 
     key: str
     digest: str
-    data: bytes
+    text: bytes | Callable[[], bytes] = field(compare=False)
+
+    @property
+    def data(self) -> bytes:
+        return self.text() if callable(self.text) else self.text
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "perform": {"graph", "execute", "actions"},
     "running": {"perform", "execute", "plan", "cache", "graph", "events", "errors"},
     "amend": {"product", "provenance", "cache", "digest"},
-    "compiled": {"project", "running", "evidence", "graph", "cache", "provenance", "digest", "kept"},
+    "compiled": {"project", "running", "evidence", "noop", "graph", "cache", "provenance", "digest", "kept"},
     "edited": {
         *("compiled", "amend", "product", "provenance", "running", "plan", "graph", "memory", "cache", "events"),
         *("digest", "errors", "evidence", "kept", "noop"),
@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": BELOW | {"build", "versions", "pins"},
     "cli": {
         *("build", "edited", "compiled", "sweep", "versions", "pins", "watch", "doctor", "cache", "report", "errors"),
-        *("noop", "snapshots", "learned", "personafile"),
+        *("noop", "snapshots", "learned", "personafile", "serve"),
     },
     "__main__": {"cli"},
     "__init__": set(),
