@@ -175,10 +175,7 @@ class Project:
 
     def evidence(self) -> evidence.Evidence:
         """The stamps of all that a plan made now rests on."""
-        base = self.persona.base.path
-        outside = [task.checkpoint or task.adapter for task in self.persona.tasks]
-        outside += [task.chat.path if task.chat else task.examples for task in self.persona.tasks]
-        sources = [self.persona.root / path for path in (base, *outside) if path is not None]
+        sources = [self.persona.root / path for path in self.persona.outside()]
         code = Path(amybuild.__file__).parent
         inputs = evidence.of_inputs(self.options.file, self.persona.root, sources, code)
         memory = self._reading.stamps

@@ -24,12 +24,16 @@ class NodeSource:
         return self.text() if callable(self.text) else self.text
 
 
+WRITTEN = ("examples", "chat", "stories", "pairs")  # sources that people wrote
+
+
 @dataclass(frozen=True)
 class PathSource:
-    """A file or folder outside the project that an action reads, with the digest it had at analysis."""
+    """A file or folder that an action reads, with the digest it had at analysis; `name` is what it is called."""
 
     path: Path
     digest: str
+    name: str = "source"  # of a base or a vector; else one of WRITTEN
 
 
 @dataclass(frozen=True)
