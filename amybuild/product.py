@@ -80,7 +80,8 @@ def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> d
     for target in targets:
         row, own = found.get("behaviours", {}).get(target["name"]), target["verify"]
         if row is not None and "alone" in own:
-            row |= {"alone": own["alone"]["margin"], "gain_alone": own["gain"]}
+            measured = own["alone"]["margin"] if row.get("measure") != "log p" else own["alone"]["logp_continuation"]
+            row |= {"alone": measured, "gain_alone": own["gain"]}
     return found
 
 
