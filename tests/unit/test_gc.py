@@ -407,9 +407,9 @@ def test_what_a_running_build_holds_by_the_name_of_an_earlier_one_stays(tmp_path
     store.close()
     collect(cache.cache, keep=1)
     assert cache.here() == {3}
+    store.begin()
+    with store.guard():
+        store.hold(f"build {cache.history.id} {'f' * 64}")
     with pytest.raises(CacheDamage):  # nobody can say what it is that is held
-        store.begin()
-        with store.guard():
-            store.hold(f"build {cache.history.id} {'f' * 64}")
         collect(cache.cache, keep=1)
     store.close()
