@@ -70,7 +70,7 @@ class Server:
                 if not cursor:
                     return
 
-    async def call(self, tool: str, **arguments: str) -> Answer:
+    async def call(self, tool: str, **arguments: Any) -> Answer:
         import anyio
 
         with anyio.fail_after(self.limits.seconds):
