@@ -61,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
         "doctor",
         "cache",
         "report",
+        "serve",
         "errors",
         "noop",
     },
