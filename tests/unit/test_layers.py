@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "snapshots",
         "learned",
         "personafile",
+        "memory",
         "build",
         "sweep",
         "versions",
