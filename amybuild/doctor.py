@@ -104,11 +104,14 @@ def _project(project: Project) -> Iterator[Finding]:
     yield Finding(
         "ok", "project", f"{persona.name}: {tasks} tasks, {len(project.actions)} actions, {len(nodes)} nodes read"
     )
-    for warning in project.warnings[:5]:
+    for warning in project.memory.warnings[:5]:
         yield Finding("warn", "memory graph", warning, "mend the node, or leave it: it harms no build")
-    if len(project.warnings) > 5:
+    if len(project.memory.warnings) > 5:
         yield Finding(
-            "warn", "memory graph", f"{len(project.warnings) - 5} more warnings", "mend the first ones, then ask again"
+            "warn",
+            "memory graph",
+            f"{len(project.memory.warnings) - 5} more warnings",
+            "mend the first ones, then ask again",
         )
     capacity = Capacity()
     for action in project.actions.values():

@@ -1,218 +1,144 @@
-"""parse -> write -> parse is the identity for every source of memory nodes, and no text makes a parser stumble."""
+"""What holds for every memory graph: a source read, written and read again is the same nodes, however they are read."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Iterable
+import itertools
+import os
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+import tomli
+from hypothesis import given
 from hypothesis import strategies as st
 
 from amybuild.errors import InputError
-from amybuild.memory import knowledge, tools
-from amybuild.memory.graph import read_graph
+from amybuild.memory.emotion import line_tags, split_tags
+from amybuild.memory.entry import entry_of, packed, unpacked
+from amybuild.memory.graph import build_graph, read_graph
 from amybuild.memory.jsonl import write_jsonl
-from amybuild.memory.node import Link, Node, clean
-from amybuild.memory.snapshot import pack, unpack
-from amybuild.memory.write import write_folder
-from tests.servers.original import neighbours, render
+from amybuild.memory.markdown import split_front_matter
+from amybuild.memory.node import Link, Node
+from amybuild.memory.reading import Reading
+from tests.unit.test_memory_node import nodes
 
-TEXT = st.text(max_size=60).map(clean)
-MARKS = [
-    "",
-    "+++",
-    "---",
-    "Links:",
-    "## Links",
-    "joy:9",
-    "```dialogue",
-    "- `a` 0.5",
-    "(0.50) b",
-    "\ufeffx",
-    '"',
-    "\x7f",
-]
-LINES = st.lists(st.sampled_from(MARKS) | TEXT, max_size=5).map("\n".join).map(clean)
-NAME = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=12)
-
-
-def is_key(text: str) -> bool:
-    try:
-        Node(text)
-        Link(text)
-    except InputError:
-        return False
-    return True
-
-
-PART = st.text(st.characters(categories=("L", "N", "P", "S"), exclude_characters="/"), min_size=1, max_size=12)
-KEY = (
-    st.lists(PART | st.sampled_from(["README", "_a", "a.md", "c#1"]), min_size=1, max_size=2)
-    .map("/".join)
-    .filter(is_key)
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=30)
+lines = st.sampled_from(
+    ["+++", "+++ ", "# x", "```dialogue", "warmth:9 clarity:10", "", "## a", "plain", "++++", "\ufeff"]
 )
-STRENGTH = st.floats(0.01, 1.0)
-
-
-@st.composite
-def nodes(draw: st.DrawFn, key: st.SearchStrategy[str] = KEY, links: bool = True) -> Node:
-    return Node(
-        key=draw(key),
-        type=draw(st.sampled_from(["semantic", "episodic"]) | NAME),
-        content=draw(LINES),
-        links=tuple(draw(st.lists(st.builds(Link, KEY, STRENGTH, NAME), max_size=3))) if links else (),
-        weight=draw(st.floats(0, 1e9)),
-        created=draw(st.none() | st.just("2025-03-14") | TEXT),
-        provenance=draw(st.none() | TEXT),
-        version=draw(st.integers(0, 2**40)),
-        examples=draw(st.none() | LINES),
-    )
-
-
-def by_key(found: Iterable[Node]) -> list[Node]:
-    return sorted({node.key: node for node in found}.values(), key=lambda node: node.key)
-
-
-def parsed(files: dict[str, bytes], source: str) -> list[Node]:
-    with tempfile.TemporaryDirectory() as name:
-        for path, data in files.items():
-            (Path(name) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(name) / path).write_bytes(data)
-        return list(read_graph(source, Path(name)).nodes.values())
-
-
-@given(st.lists(nodes(), min_size=1, max_size=4).map(by_key))
-@settings(max_examples=40)
-def test_jsonl(given_nodes: list[Node]) -> None:
-    assert parsed({"n.jsonl": write_jsonl(given_nodes)}, "n.jsonl") == given_nodes
-
-
-@given(st.lists(nodes(), max_size=4).map(by_key))
-@settings(max_examples=40)
-def test_a_snapshot(given_nodes: list[Node]) -> None:
-    files = pack(reversed(given_nodes))
-    assert by_key(unpack(files)) == given_nodes
-    assert pack(unpack(files)) == files == pack(given_nodes)
-
-
-@given(st.lists(nodes(), min_size=1, max_size=3).map(by_key))
-@settings(max_examples=40)
-def test_a_folder_of_markdown(given_nodes: list[Node]) -> None:
-    writable = []
-    for node in given_nodes:
-        try:
-            write_folder([node])
-        except InputError:
-            continue
-        writable.append(node)
-    if not writable:
-        return
-    files = {f"memory/{name}": data for name, data in write_folder(writable).items()}
-    found = parsed(files, "memory")
-    assert found == writable
-    assert write_folder(found) == write_folder(writable)
-
-
-@given(st.binary(max_size=200) | LINES.map(lambda text: f"+++\n{text}\n+++\n{text}".encode()))
-def test_a_file_of_any_bytes_is_a_node_or_refused(data: bytes) -> None:
-    try:
-        (node,) = parsed({"memory/a.md": data}, "memory")
-    except InputError:
-        return
-    written = {f"memory/{name}": data for name, data in write_folder([node]).items()}
-    assert parsed(written, "memory") == [node]
-
-
-# the reference server's knowledge graph
-
-ENTITY = st.fixed_dictionaries(
-    {"name": st.text(max_size=20), "entityType": st.text(max_size=8), "observations": st.lists(st.text(max_size=30))}
-)
-RELATION = st.fixed_dictionaries({name: st.text(max_size=20) for name in ("from", "to", "relationType")})
-GRAPH = st.fixed_dictionaries({"entities": st.lists(ENTITY, max_size=4), "relations": st.lists(RELATION, max_size=4)})
-JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["entities", "relations", "name", "observations", "from", "to"]), inner)
-    ),
-    max_leaves=12,
+contents = words | st.lists(lines | words, max_size=8).map("\n".join)
+graphs = st.lists(
+    st.builds(lambda node, content: Node(**{**vars_of(node), "content": content, "examples": None}), nodes, contents),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda node: node.key,
 )
 
 
-@given(GRAPH | JSON)
-def test_a_knowledge_graph(graph: Any) -> None:
-    try:
-        found = knowledge.nodes_of(graph)
-    except InputError:
-        return
-    assert knowledge.nodes_of(knowledge.graph_of(found)) == found
+TIMES = itertools.count(10**18)  # no two files of these tests have the same stamp, however soon one follows the other
 
 
-@given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
-def test_entities_of_different_names_have_different_keys(one: str, other: str) -> None:
-    assert unquote(knowledge.key_of(one)) == one
-    assert Link(knowledge.key_of(one)).target == knowledge.key_of(one)
-    assert (knowledge.key_of(one) == knowledge.key_of(other)) == (one == other)
+def vars_of(node: Node) -> dict[str, object]:
+    return {name: getattr(node, name) for name in Node.__dataclass_fields__}
 
 
-# the original's tools
+def as_markdown(node: Node) -> str:
+    """A node as its owner would write it."""
 
-WORD = st.from_regex(r"[a-z][a-z0-9-]{0,8}(#[a-z]{1,4}-[0-9]{1,4})?", fullmatch=True)
-LINK = st.builds(Link, WORD, st.integers(1, 100).map(lambda n: n / 100), st.sampled_from(["link", "auto", "derived"]))
+    def quoted(text: str) -> str:
+        return '"' + "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in text) + '"'
 
-
-def unique(links: list[Link]) -> tuple[Link, ...]:
-    found = {link.target: link for link in links}.values()
-    return tuple(sorted(found, key=lambda link: (-link.strength, link.target)))
-
-
-PLAIN = LINES.map(str.rstrip)
-
-
-@given(PLAIN, st.lists(LINK, max_size=4).map(unique))
-def test_a_node_of_the_original_tools(content: str, links: tuple[Link, ...]) -> None:
-    row = Node("a", content=content, links=links).to_json()
-    text = "\n".join(f"  {link['strength']:.2f}  {link['target']} [{link['kind']}]" for link in neighbours(row))
-    assert tuple(tools.links_in(text)) == links
-    again, _ = tools.split_footer(clean(render(row)), {link.target for link in links})
-    if content == tools.split_footer(content, {link.target for link in links})[0]:  # its own text ends in no links
-        assert again == content
+    rows = [f"type = {quoted(node.type)}", f"weight = {node.weight!r}", f"version = {node.version}"]
+    rows += [
+        f"{name} = {quoted(text)}" for name in ("created", "provenance") if (text := getattr(node, name)) is not None
+    ]
+    for link in node.links:
+        rows += ["[[links]]", f"target = {quoted(link.target)}", f"strength = {link.strength!r}"]
+        rows += [f"kind = {quoted(link.kind)}"]
+    return "+++\n" + "\n".join(rows) + "\n+++\n" + node.content
 
 
-@given(st.lists(WORD, unique=True, max_size=5))
-def test_a_listing_of_the_original_tools(keys: list[str]) -> None:
-    for form in ("{}", "- {}", "* `{}`", "1. {}", "{}  (0.50)", "`{}` semantic, 7 chars", "{}\t0.3", "{}.md"):
-        text = "\n".join([f"{len(keys)} nodes", "", "Keys:", *map(form.format, keys), ""])
-        assert tools.keys_in(text) == keys
+def write(root: Path, some: list[Node]) -> None:
+    (root / "nodes.jsonl").write_bytes(write_jsonl(some))
+    for node in some:
+        path = root / "memory" / f"{node.key}.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(as_markdown(node), newline="")
+        os.utime(path, ns=(0, next(TIMES)))
+    os.utime(root / "nodes.jsonl", ns=(0, next(TIMES)))
 
 
-FORMS = (
-    "- `b` (0.50)",
-    "0.50 b",
-    "(0.50) `poc-memory render b`",
-    "b 0.5",
-    "→ b (strength 0.50, link)",
-    "* b: .5",
-    "b.md [0.50]",
-)
+@given(graphs)
+def test_read_write_read_is_the_identity(tmp_path_factory: pytest.TempPathFactory, some: list[Node]) -> None:
+    root, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    write(root, some)
+    graph = build_graph(some)
+    for source in ("memory", "nodes.jsonl"):
+        first = read_graph(source, root)
+        assert dict(first.nodes) == dict(graph.nodes)
+        assert (first.digest, first.index) == (graph.digest, graph.index)
+        write(other, list(first.nodes.values()))
+        again = read_graph(source, other)
+        assert list(again.nodes.items()) == list(first.nodes.items())
+        assert [node.canonical() for node in again.nodes.values()] == [
+            node.canonical() for node in graph.nodes.values()
+        ]
+    assert (root / "nodes.jsonl").read_bytes() == (other / "nodes.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("line", FORMS)
-def test_a_link_of_the_original_tools(line: str) -> None:
-    assert tools.links_in(line) == [Link("b", 0.5)]
-    assert tools.split_footer(f"Text.\n\n---\n**Links**\n{line}\n", None) == ("Text.", [Link("b", 0.5)])
+@given(nodes)
+def test_an_entry_survives_its_packing(node: Node) -> None:
+    entry = entry_of(node)
+    assert unpacked(node.key, bytes.fromhex(node.digest), packed(entry)) == entry
 
 
-@given(st.text(), st.none() | st.sets(WORD, max_size=2))
-@settings(max_examples=200)
-def test_no_text_makes_the_tools_reader_stumble(text: str, known: set[str] | None) -> None:
-    tools.links_in(text)
-    tools.split_footer(text, known)
+@given(graphs, st.data())
+def test_a_second_reading_is_a_first_one(
+    tmp_path_factory: pytest.TempPathFactory, some: list[Node], data: st.DataObject
+) -> None:
+    """However the nodes change between two readings, and whatever the first one kept."""
+    root = tmp_path_factory.mktemp("graph")
+    write(root, some)
+    known = {}
+    for source in ("memory", "nodes.jsonl"):
+        reading = Reading()
+        read_graph(source, root, reading)
+        known[source] = reading.rows(1 << 62)
+    for path in (root / "memory").rglob("*.md"):
+        if data.draw(st.booleans()):
+            path.unlink()
+    left = {node.key for node in some if (root / "memory" / f"{node.key}.md").exists()}
+    more = [node for node in data.draw(graphs) if node.key not in left]
+    write(root, [node for node in some if node.key in left] + more)
+    for source in ("memory", "nodes.jsonl"):
+        second, fresh = read_graph(source, root, Reading(known[source])), read_graph(source, root)
+        assert list(second.nodes.items()) == list(fresh.nodes.items())
+        assert (second.digest, second.index, second.warnings) == (fresh.digest, fresh.index, fresh.warnings)
+
+
+@given(contents)
+def test_front_matter_and_content_are_the_text(text: str) -> None:
     with contextlib.suppress(InputError):
-        tools.keys_in(text)
+        front, content, line = split_front_matter(text)
+        assert "\n".join(text.split("\n")[line - 1 :]) == content
+        assert front is not None or content == text
+
+
+tags = st.from_regex(r"[a-z][a-z_]{0,7}:(10|[0-9])", fullmatch=True)
+
+
+@given(contents, st.lists(st.lists(tags, min_size=1, max_size=3).map(" ".join), max_size=3))
+def test_tag_lines_are_split_off_any_text(text: str, added: list[str]) -> None:
+    """The parser of tag lines takes any text; what it leaves ends in no tag line, and nothing before one is lost."""
+    bare, scores = split_tags(text)
+    assert text.startswith(bare)
+    last = bare.rsplit("\n", 1)[-1]
+    assert bare == "" or (last.strip() and line_tags(last) is None)
+    assert all(0 <= score <= 10 for score in scores.values())
+    assert split_tags("\n".join([bare, *added]))[0] == bare
+    assert split_tags(bare) == (bare, {})
+
+
+def test_the_writer_of_this_test_writes_toml() -> None:
+    node = Node("a", content="x", links=(Link("b", 0.5),), created="\u2028\x7f'\"\\", weight=0.1)
+    assert tomli.loads(as_markdown(node).split("+++")[1])["created"] == node.created
