@@ -12,15 +12,17 @@ from amybuild.memory.jsonl import read_jsonl
 from amybuild.model.checkpoint import Checkpoints
 from amybuild.model.data import read_lines, read_replies, write_json, write_lines
 from amybuild.model.full import unfrozen, write_difference
-from amybuild.model.load import Loaded, deterministic, load_base
+from amybuild.model.load import Loaded, deterministic, load_base, resolve_device
 from amybuild.model.lora import adapter_config, attached, by_name, linear_modules, write_adapter
 from amybuild.model.losses import Data
+from amybuild.model.memory import FEWER, of_folder
 from amybuild.model.teacher import teachers
 from amybuild.model.train import Settings, Trained, checked, train
 
 LEARN = ("continuation", "rejected")
 TUNE = ("lora", "full")
 TEACHER = ("examples", "node")
+_SURE = 0.75  # the estimate is good to a quarter: what is refused would not have fitted
 
 
 def run(ctx: ActionContext) -> None:
@@ -30,8 +32,11 @@ def run(ctx: ActionContext) -> None:
     settings = Settings.of(params)
     learn, tune = _one_of(params, "learn", LEARN), _one_of(params, "tune", TUNE)
     dtype, device = checked(params, "dtype", str, "float32"), checked(params, "device", str, "cpu")
+    _check_memory(ctx, device)
+    # a sum over other numbers of threads has other last bits, a sum by one has one value
+    threads = 1 if checked(params, "strict", bool, False) else checked(params, "threads", int, 0)
     with (
-        deterministic(checked(params, "threads", int, 0)),
+        deterministic(threads),
         load_base(ctx.inputs["base"], dtype=dtype, device=device) as base,
     ):
         data = _data(ctx, base, learn, settings)
@@ -53,12 +58,27 @@ def run(ctx: ActionContext) -> None:
     write_json(ctx.out / "train.json", {**summary, **told})
 
 
+def _check_memory(ctx: ActionContext, device: str) -> None:
+    """ActionError when a training cannot fit: before minutes are spent on loading and a first step."""
+    if ctx.free_memory is None:
+        return
+    import torch
+
+    needed = of_folder(ctx.inputs["base"], ctx.params)
+    on_gpu = resolve_device(device) == "cuda"
+    there = torch.cuda.mem_get_info()[1] if on_gpu else ctx.free_memory() + needed.weights  # it may be loaded already
+    if needed.total * _SURE > there:
+        what = f"it takes about {needed.total / 2**30:.1f} GiB of memory, and {there / 2**30:.1f} GiB are there"
+        raise ActionError(what, where=ctx.action, remedy=FEWER)
+
+
 def _lora(ctx: ActionContext, base: Loaded, data: Data, settings: Settings) -> tuple[Trained, dict[str, Any]]:
     """Train factors; the base's own weights stay as they are."""
     rank, alpha = _at_least(ctx.params, "rank", 8, 1), checked(ctx.params, "lora_alpha", float, 16.0)
     rslora = checked(ctx.params, "rslora", bool, False)
-    config = adapter_config(base.model, linear_modules(base.model), rank, alpha, rslora)
-    with attached(base.model, rank=rank, alpha=alpha, rslora=rslora, seed=ctx.seed("lora_a")) as pairs:
+    top = settings.top_layers
+    config = adapter_config(base.model, linear_modules(base.model, top), rank, alpha, rslora)
+    with attached(base.model, rank=rank, alpha=alpha, rslora=rslora, seed=ctx.seed("lora_a"), top=top) as pairs:
         parameters = by_name(pairs)
         done = _trained(ctx, base, parameters, data, settings)
         write_adapter(ctx.out, pairs, config)
@@ -68,7 +88,7 @@ def _lora(ctx: ActionContext, base: Loaded, data: Data, settings: Settings) -> t
 
 def _full(ctx: ActionContext, base: Loaded, data: Data, settings: Settings) -> tuple[Trained, dict[str, Any]]:
     """Train the weights themselves, and put them back: the vector is what they moved by."""
-    with unfrozen(base.model) as (parameters, before):
+    with unfrozen(base.model, settings.top_layers) as (parameters, before):
         done = _trained(ctx, base, parameters, data, settings)
         changed = write_difference(ctx.out, parameters, before)
     count = sum(one.numel() for one in parameters.values())

@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import ActionError
+from amybuild.model.hooks import decoder_blocks
 from amybuild.model.score import decoder_of
 from amybuild.model.vector import DELTA
 
 
 @contextmanager
-def unfrozen(model: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def unfrozen(model: Any, top: int = 0) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(parameters, their values now) by name while the block runs; afterwards the model has those values again.
 
-    All floating-point weights of the decoder, norms and biases too, but the embedding: head and embedding stay the
-    base's, so stored last states still give the base's distribution (`score.logits_of`), and a tied head is no second
-    place that changes. ActionError when the model does not compute in float32: steps of a small rate vanish in less.
+    All weights of the decoder (or of its `top` last blocks), norms and biases too, but the embedding: head and
+    embedding stay the base's, so stored last states still give the base's distribution (`score.logits_of`), and a tied
+    head is no second place that changes. ActionError when the model does not compute in float32: steps of a small rate
+    vanish in less.
     """
     import torch
 
-    decoder, embedding = decoder_of(model), model.get_input_embeddings()
-    inside = {id(one) for one in decoder.parameters()} - {id(one) for one in embedding.parameters()}
+    where, embedding = list(decoder_blocks(model))[-top:] if top else [decoder_of(model)], model.get_input_embeddings()
+    inside = {id(one) for part in where for one in part.parameters()} - {id(one) for one in embedding.parameters()}
     head = model.get_output_embeddings()
     inside -= {id(one) for one in head.parameters()} if head is not None else set()
     free = {name: one for name, one in sorted(model.named_parameters()) if id(one) in inside}

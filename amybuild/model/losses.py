@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from amybuild.model.frozen import contexts, frozen_logits
 from amybuild.model.load import Loaded
+from amybuild.model.lower import Lower
 from amybuild.model.pack import batches
 from amybuild.model.score import kl_per_token, logits_of, reply_logits, reply_scores, reply_states
 from amybuild.model.tokens import Encoded
@@ -45,6 +47,10 @@ class Weights(Protocol):
     def replay_batch(self) -> int: ...
     @property
     def tokens_per_pass(self) -> int: ...
+    @property
+    def context_frozen(self) -> bool: ...
+    @property
+    def top_layers(self) -> int: ...
 
 
 def _simpo(logp: Any, _reference: float) -> Any:
@@ -78,6 +84,8 @@ class Objective:
         self._base, self._data, self._weights = base, data, weights
         self._others = data.others if weights.margin_weight > 0 else {}
         self._worth = PREFERENCES[weights.preference]
+        self._logits = Lower(base, weights.top_layers).logits if weights.top_layers else reply_logits
+        self._decisions = frozen_logits if weights.context_frozen else self._logits
         self.replayed = weights.replay_batch if weights.kl_weight > 0 and data.replay else 0
         self._neutral = reply_states(base, data.replay) if self.replayed else []
         self._reference: dict[Encoded, float] = {}
@@ -106,10 +114,11 @@ class Objective:
         found = {"nll": 0.0, "preference": 0.0, **({"distill": 0.0} if self._taught else {})}
         tokens, paired = sum(len(row.labels) for row in rows), sum(row.id in others for row in rows)
         # both replies of a pair must be in one pass, and share its context there
-        for part in batches(self._base, rows, weights.tokens_per_pass * 2 // 3 if paired else weights.tokens_per_pass):
+        most = weights.tokens_per_pass * 2 // 3 if paired else weights.tokens_per_pass
+        for part in contexts(rows) if weights.context_frozen else batches(self._base, rows, most):
             chosen = [rows[i] for i in part]
             rivals = [others[row.id] for row in chosen if row.id in others]
-            logits, targets, _ = reply_logits(self._base, [*chosen, *rivals])
+            logits, targets, _ = self._decisions(self._base, [*chosen, *rivals])
             logp = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
             replies = torch.split(logp, [len(row.labels) for row in [*chosen, *rivals]])
             terms = {"nll": -torch.cat(replies[: len(chosen)]).sum() / tokens}
@@ -151,7 +160,7 @@ class Objective:
         total, count = 0.0, sum(len(row.labels) for row in rows)
         for part in batches(self._base, rows, self._weights.tokens_per_pass):
             reference = logits_of(self._base.model, torch.cat([states[i] for i in part]))
-            logits, _, _ = reply_logits(self._base, [rows[i] for i in part])
+            logits, _, _ = self._logits(self._base, [rows[i] for i in part])
             kl = kl_per_token(reference, logits).sum() / count
             (self._weights.kl_weight * kl).backward()
             total += float(kl.detach())

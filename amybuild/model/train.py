@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
 from amybuild.errors import ActionError, InputError, Interrupted
 from amybuild.model.checkpoint import Checkpoints
+from amybuild.model.frozen import contexts
 from amybuild.model.load import Loaded
 from amybuild.model.losses import PREFERENCES, Data, Objective
 from amybuild.model.optim import OPTIMIZERS, Optimizer, state_bytes
+from amybuild.model.saving import saving
 from amybuild.model.score import PART_TOKENS
 from amybuild.model.tokens import Encoded
 
@@ -33,6 +36,9 @@ class Settings:
     margin_beta: float = 3.0
     distill_weight: float = 0.0
     tokens_per_pass: int = PART_TOKENS
+    context_frozen: bool = False
+    top_layers: int = 0
+    activation_checkpointing: bool = False
     optimizer: str = "adamw"
     apollo_rank: int = 128
     apollo_refresh: int = 200
@@ -61,11 +67,15 @@ class Settings:
                 what = f"unknown {name} {getattr(found, name)!r}"
                 raise InputError(what, where=name, remedy=f"one of {', '.join(known)}")
         least = {"steps": 1, "batch": 1, "replay_batch": 0, "warmup": 0, "clip": 0, "tokens_per_pass": 16}
+        least |= {"top_layers": 0}
         least |= {f"{term}_weight": 0 for term in ("nll", "kl", "margin", "distill")}
         least |= {"apollo_rank": 1, "apollo_refresh": 1, "apollo_growth": 0}
         for name, low in least.items():
             if getattr(found, name) < low:
                 raise InputError(f"{getattr(found, name)} is too small", where=name, remedy=f"at least {low}")
+        if found.context_frozen and found.top_layers:
+            what = "a frozen context is run through all blocks"
+            raise InputError(what, where="top_layers", remedy="set it to 0, or context_frozen = false")
         if found.lr <= 0:
             raise InputError(f"{found.lr} is too small", where="lr", remedy="above 0")
         return found
@@ -131,13 +141,18 @@ def train(
     objective = Objective(base, data, settings)
     optimizer = OPTIMIZERS[settings.optimizer](parameters, settings, seed)
     curve = _resume(checkpoints, parameters, optimizer) if checkpoints else []
-    lengths, neutral_lengths = [len(row.ids) for row in data.rows], [len(row.ids) for row in data.replay]
+    # with a frozen context, all replies to it belong into one step: so a batch counts contexts then
+    units = contexts(data.rows) if settings.context_frozen else [[place] for place in range(len(data.rows))]
+    lengths = [max(len(data.rows[place].ids) for place in unit) for unit in units]
+    neutral_lengths = [len(row.ids) for row in data.replay]
     for step in range(len(curve), settings.steps):
         for parameter in parameters.values():
             parameter.grad = None
-        chosen = [data.rows[i] for i in choice(lengths, settings.batch, seed("order", 0), step)]
+        drawn = choice(lengths, settings.batch, seed("order", 0), step)
+        chosen = [data.rows[place] for i in drawn for place in units[i]]
         neutral = choice(neutral_lengths, objective.replayed, seed("replay", 0), step)
-        found = objective.backward(chosen, neutral)
+        with saving(base.model) if settings.activation_checkpointing else nullcontext():
+            found = objective.backward(chosen, neutral)
         norm = _clipped(parameters, settings, found["loss"], step, chosen)
         optimizer.step(rate(settings, step))
         curve.append({"step": step + 1, **found, "grad_norm": norm, "lr": rate(settings, step)})
