@@ -257,6 +257,7 @@ async def _lines(
                     message, parts = b"".join(parts), []
                     if message.lstrip()[:1] == b"{":
                         await arrived.send(parsed(message))
+                    del message  # it may be the whole memory
                 parts.append(rest)
 
     def parsed(line: bytes) -> SessionMessage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,8 @@ from amybuild.memory import knowledge, tools
 from amybuild.memory.graph import read_graph
 from amybuild.memory.jsonl import write_jsonl
 from amybuild.memory.node import Link, Node, clean
-from amybuild.memory.snapshot import pack, unpack
+from amybuild.memory.reading import Reading
+from amybuild.memory.snapshot import pack, shelve
 from amybuild.memory.write import write_folder
 from tests.servers.original import neighbours, render
 
@@ -96,8 +98,13 @@ def test_jsonl(given_nodes: list[Node]) -> None:
 @settings(max_examples=40)
 def test_a_snapshot(given_nodes: list[Node]) -> None:
     files = pack(reversed(given_nodes))
-    assert by_key(unpack(files)) == given_nodes
-    assert pack(unpack(files)) == files == pack(given_nodes)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: os.path.join(folder, name) for name in files}
+        for name, data in files.items():
+            Path(paths[name]).write_bytes(data)
+        found = shelve(paths, Reading())
+        assert list(found.values()) == given_nodes
+        assert pack(found.values()) == files == pack(given_nodes)
 
 
 @given(st.lists(nodes(), min_size=1, max_size=3).map(by_key))
