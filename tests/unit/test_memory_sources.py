@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amybuild.errors import InputError
@@ -24,6 +24,8 @@ from amybuild.memory.snapshot import pack, shelve
 from amybuild.memory.write import write_folder
 from tests.servers.original import neighbours, render
 
+# other processes may hold the machine: no example is a failure for being slow
+SLOWLY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TEXT = st.text(max_size=60).map(clean)
 MARKS = [
     "",
@@ -89,13 +91,13 @@ def parsed(files: dict[str, bytes], source: str) -> list[Node]:
 
 
 @given(st.lists(nodes(), min_size=1, max_size=4).map(by_key))
-@settings(max_examples=40)
+@SLOWLY
 def test_jsonl(given_nodes: list[Node]) -> None:
     assert parsed({"n.jsonl": write_jsonl(given_nodes)}, "n.jsonl") == given_nodes
 
 
 @given(st.lists(nodes(), max_size=4).map(by_key))
-@settings(max_examples=40)
+@SLOWLY
 def test_a_snapshot(given_nodes: list[Node]) -> None:
     files = pack(reversed(given_nodes))
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +110,7 @@ def test_a_snapshot(given_nodes: list[Node]) -> None:
 
 
 @given(st.lists(nodes(), min_size=1, max_size=3).map(by_key))
-@settings(max_examples=40)
+@SLOWLY
 def test_a_folder_of_markdown(given_nodes: list[Node]) -> None:
     writable = []
     for node in given_nodes:
@@ -126,6 +128,7 @@ def test_a_folder_of_markdown(given_nodes: list[Node]) -> None:
 
 
 @given(st.binary(max_size=200) | LINES.map(lambda text: f"+++\n{text}\n+++\n{text}".encode()))
+@SLOWLY
 def test_a_file_of_any_bytes_is_a_node_or_refused(data: bytes) -> None:
     try:
         (node,) = parsed({"memory/a.md": data}, "memory")
@@ -153,6 +156,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(GRAPH | JSON)
+@SLOWLY
 def test_a_knowledge_graph(graph: Any) -> None:
     try:
         found = knowledge.nodes_of(graph)
@@ -162,6 +166,7 @@ def test_a_knowledge_graph(graph: Any) -> None:
 
 
 @given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
+@SLOWLY
 def test_entities_of_different_names_have_different_keys(one: str, other: str) -> None:
     assert unquote(knowledge.key_of(one)) == one
     assert Link(knowledge.key_of(one)).target == knowledge.key_of(one)
@@ -183,6 +188,7 @@ PLAIN = LINES.map(str.rstrip)
 
 
 @given(PLAIN, st.lists(LINK, max_size=4).map(unique))
+@SLOWLY
 def test_a_node_of_the_original_tools(content: str, links: tuple[Link, ...]) -> None:
     row = Node("a", content=content, links=links).to_json()
     text = "\n".join(f"  {link['strength']:.2f}  {link['target']} [{link['kind']}]" for link in neighbours(row))
@@ -193,6 +199,7 @@ def test_a_node_of_the_original_tools(content: str, links: tuple[Link, ...]) -> 
 
 
 @given(st.lists(WORD, unique=True, max_size=5))
+@SLOWLY
 def test_a_listing_of_the_original_tools(keys: list[str]) -> None:
     for form in ("{}", "- {}", "* `{}`", "1. {}", "{}  (0.50)", "`{}` semantic, 7 chars", "{}\t0.3", "{}.md"):
         text = "\n".join([f"{len(keys)} nodes", "", "Keys:", *map(form.format, keys), ""])
@@ -217,7 +224,7 @@ def test_a_link_of_the_original_tools(line: str) -> None:
 
 
 @given(st.text(), st.none() | st.sets(WORD, max_size=2))
-@settings(max_examples=200)
+@SLOWLY
 def test_no_text_makes_the_tools_reader_stumble(text: str, known: set[str] | None) -> None:
     tools.links_in(text)
     tools.split_footer(text, known)
