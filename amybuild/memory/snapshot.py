@@ -19,13 +19,15 @@ Place = tuple[str, int, int]  # a file, where a node's line begins in it, its by
 
 def pack(nodes: Iterable[Node]) -> dict[str, bytes]:
     """File name -> its lines (`Node.canonical`), sorted by key. The same nodes are the same bytes in any order."""
-    ordered = sorted(nodes, key=lambda node: node.key)
+    ordered = sorted((node.key, node.canonical()) for node in nodes)  # not the nodes: texts would be there twice
     digits = (len(ordered) >= _FEW) + (len(ordered) >= _MANY)
-    files: dict[str, list[bytes]] = {}
-    for node in ordered:
-        part = digest_bytes(node.key.encode())[:digits]
-        files.setdefault(f"nodes-{part}.jsonl" if part else "nodes.jsonl", []).append(node.canonical())
-    return {name: b"\n".join([*lines, b""]) for name, lines in files.items()}
+    files: dict[str, bytearray] = {}
+    for key, line in ordered:
+        part = digest_bytes(key.encode())[:digits]
+        file = files.setdefault(f"nodes-{part}.jsonl" if part else "nodes.jsonl", bytearray())
+        file += line
+        file += b"\n"
+    return {name: bytes(file) for name, file in files.items()}
 
 
 def shelve(files: Mapping[str, str], reading: Reading) -> Shelf:
