@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -52,24 +53,23 @@ def run_job(
 
 def host() -> dict[str, Any]:
     """The fingerprint of where an action ran: recorded, not part of any key."""
-    import platform
-
+    here = os.uname()
     found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "processor": _processor(),
+        "python": sys.version.split()[0],
+        "machine": here.machine,
+        "system": here.sysname,
     }
-    found |= {name.lower(): os.environ[name] for name in _SWITCHES if name in os.environ}
     torch = sys.modules.get("torch")
     if torch is not None:
         found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        found["cpu"] = torch.backends.cpu.get_cpu_capability()
+        found |= {"cpu": torch.backends.cpu.get_cpu_capability(), "processor": _processor()}
+        found |= {name.lower(): os.environ[name] for name in _SWITCHES if name in os.environ}
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name()
     return found
 
 
+@functools.cache
 def _processor() -> str:
     """What the system calls the processor: another one may add in another order."""
     try:
