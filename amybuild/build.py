@@ -179,7 +179,8 @@ def _execute(
         shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
 
     def perform(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
-        run_job(job, inputs, out, progress, project.store.root / "memo")
+        memo = None if options.check else project.store.root / "memo"  # what is checked is worked out anew
+        run_job(job, inputs, out, progress, memo)
 
     options = project.options
     executor = LocalExecutor(

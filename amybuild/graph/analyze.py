@@ -21,8 +21,8 @@ _TRAIN = (
 _VERIFY = ("max_tokens", "dtype", "device", "threads")
 _TEXTS = ("min_chars",)
 _LABELS = ("min_score", "max_negative_mentions", "min_chars", "max_per_concept")
-_ACTIVATIONS = ("layers", "reading", "max_tokens", "batch", "dtype", "device")
-_VECTORS = ("layers", "n_layers", "estimator")
+_ACTIVATIONS = ("layers", "reading", "max_tokens", "dtype", "device")
+_VECTORS = ("layers", "n_layers", "estimator", "false_positive_rate")
 
 
 def _take(recipe: Recipe, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -140,7 +140,7 @@ class _Analysis:
             Action(f"{target}/labels", target, "labels", {**params, **concepts}, nodes=nodes, origins=origins)
         )
         params, origins = _take(recipe, _ACTIVATIONS)
-        inputs = {"base": self.base, "texts": texts}
+        inputs = {"base": self.base, "texts": texts, "neutral": self.neutral}
         needs = recipe.resources
         acts = self.graph.add(
             Action(f"{target}/activations", target, "activations", params, inputs, origins=origins, resources=needs)

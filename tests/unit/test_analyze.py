@@ -43,11 +43,11 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
         "task.steady/combine": [base, "task.close/train", "task.listen/train"],
         "task.steady/verify": sorted([base, neutral, "task.steady/combine"]),
         "steer.joy/texts": [],
-        "steer.joy/activations": [base, "steer.joy/texts"],
+        "steer.joy/activations": [base, neutral, "steer.joy/texts"],
         "steer.joy/labels": [],
         "steer.joy/vectors": ["steer.joy/activations", "steer.joy/labels"],
         "readout/texts": [],
-        "readout/activations": [base, "readout/texts"],
+        "readout/activations": [base, neutral, "readout/texts"],
         "readout/labels": [],
         "readout/vectors": ["readout/activations", "readout/labels"],
         "checkpoint/link": sorted(
