@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,8 +180,11 @@ def _execute(
         shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
 
     def perform(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
-        memo = None if options.check else project.store.root / "memo"  # what is checked is worked out anew
-        run_job(job, inputs, out, progress, memo)
+        # what has a result is made again as a whole, to be compared with it: not from where some run was stopped, and
+        # not from what one remembered
+        again = project.cache.record(job.key) is not None
+        unfinished = None if again else project.store.root / "checkpoints" / job.key
+        run_job(job, inputs, out, progress, None if again else project.store.root / "memo", unfinished)
 
     options = project.options
     executor = LocalExecutor(
@@ -216,6 +220,8 @@ def _execute(
     finally:
         executor.close()
         records |= scheduler.outcome.records
+        for id in scheduler.outcome.ran:
+            shutil.rmtree(project.store.root / "checkpoints" / records[id].key, ignore_errors=True)
     summary.hits = [id for id in outcome.hits if id not in ran]
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if options.check:

@@ -30,9 +30,14 @@ def rule_function(rule: str) -> Callable[[Any], None]:
 
 
 def run_job(
-    job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None], memo: Path | None = None
+    job: Job,
+    inputs: Mapping[str, Path],
+    out: Path,
+    progress: Callable[..., None],
+    memo: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
-    """Import the rule's function (only now: it may bring torch) and call it. `memo`: see `ActionContext`."""
+    """Import the rule's function (only now: it may bring torch) and call it. `memo`, `checkpoint`: `ActionContext`."""
     from amybuild.actions.context import ActionContext
 
     # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two of
@@ -40,7 +45,7 @@ def run_job(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     run = rule_function(job.rule)
-    run(ActionContext(job.id, job.key, job.params, inputs, out, progress, job.inputs, memo))
+    run(ActionContext(job.id, job.key, job.params, inputs, out, progress, job.inputs, memo, checkpoint))
 
 
 def host() -> dict[str, Any]:

@@ -37,7 +37,20 @@ def _measured(before: Mapping[str, Any]) -> dict[str, Any]:
     return {outputs[f"task.{one['name']}/verify"]["output"]: one["verify"] for one in before.get("targets", ())}
 
 
-def _task(store: Store, task: Task, outputs: Mapping[str, str], measured: Mapping[str, Any]) -> dict[str, Any]:
+def _corpus(store: Store, task: Task, outputs: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a task's corpus without its nodes, and how many tokens were trained on; counts, no text."""
+    made = [f"{task.target}/corpus", task.vector]
+    known, earlier = before.get("actions", {}), {one["name"]: one for one in before.get("targets", ())}
+    if "corpus" in earlier.get(task.name, {}) and all(known.get(id, {}).get("output") == outputs[id] for id in made):
+        return dict(earlier[task.name]["corpus"])
+    card = _json(store, outputs[made[0]], "card.json")
+    trained = _json(store, outputs[task.vector], "train.json") if task.vector.endswith("/train") else {}
+    return {name: value for name, value in card.items() if name != "nodes"} | {"tokens": trained.get("tokens")}
+
+
+def _task(
+    store: Store, task: Task, outputs: Mapping[str, str], measured: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
     verify = outputs[f"{task.target}/verify"]
     entry: dict[str, Any] = {
         "name": task.name,
@@ -47,6 +60,8 @@ def _task(store: Store, task: Task, outputs: Mapping[str, str], measured: Mappin
     }
     if task.vector.endswith("/train"):
         entry |= {"recipe": task.recipe.name, **{key: task.recipe.fields[key] for key in ("learn", "rank")}}
+    if task.has_dialogues:
+        entry["corpus"] = _corpus(store, task, outputs, before)
     if task.analogy:
         entry["analogy"] = {"a": task.analogy.a, "b": task.analogy.b, "c": task.analogy.c}
     told = {key: getattr(task, key) for key in ("node", "query", "checkpoint", "adapter")}
@@ -82,7 +97,7 @@ def link_map(
     measured = _measured(before)
     base = persona.base
     readout = _json(store, outputs["readout/vectors"], "readout.json") if persona.readout else {}
-    targets = [_task(store, task, outputs, measured) for task in persona.linked()]
+    targets = [_task(store, task, outputs, measured, before) for task in persona.linked()]
     return {
         "schema": 1,
         "name": persona.name,

@@ -32,6 +32,8 @@ class ActionContext:
     digests: Mapping[str, str] = field(default_factory=dict)  # role -> content digest of that input
     memo: Path | None = None  # a folder for what pure functions of those digests gave; it may be emptied at any time
 
+    checkpoint: Path | None = None  # a folder of this key's own that outlives a killed run; gone once there is a result
+
     def seed(self, purpose: str, step: int = 0) -> int:
         """A 63-bit seed that depends on the action key, the purpose and the step only."""
         text = f"{self.key}\0{purpose}\0{step}".encode()

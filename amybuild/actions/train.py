@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
+from amybuild.model.checkpoint import Checkpoints
 from amybuild.model.data import read_replies, write_json, write_lines
 from amybuild.model.load import deterministic, load_base
-from amybuild.model.lora import adapter_config, attached, linear_modules, write_adapter
+from amybuild.model.lora import adapter_config, attached, by_name, linear_modules, write_adapter
 from amybuild.model.train import Settings, checked, train
 
 LEARN = ("continuation", "rejected")
@@ -41,13 +42,16 @@ def run(ctx: ActionContext) -> None:
         replay = read_replies(ctx.inputs["neutral"] / "train.jsonl", base.tokenizer, max_tokens=longest)
         config = adapter_config(base.model, linear_modules(base.model), rank, alpha, rslora)
         with attached(base.model, rank=rank, alpha=alpha, rslora=rslora, seed=ctx.seed("lora_a")) as pairs:
-            curve = train(base, pairs, rows, others, replay, settings, ctx.seed, ctx.progress)
+            parameters = by_name(pairs)
+            keep = Checkpoints(ctx.checkpoint) if ctx.checkpoint else None
+            curve = train(base, parameters, rows, others, replay, settings, ctx.seed, ctx.progress, keep)
             write_adapter(ctx.out, pairs, config)
             count = sum(a.numel() + b.numel() for a, b in pairs.values())
     write_lines(ctx.out / "curve.jsonl", curve)
     summary = {
         "examples": len(rows),
         "replay": len(replay),
+        "tokens": {"context": sum(row.start for row in rows), "reply": sum(len(row.labels) for row in rows)},
         "learn": learn,
         "rank": rank,
         "modules": len(pairs),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from amybuild.cache.verify import Verified
 from amybuild.errors import CacheDamage
 
 KEEP = 10  # builds of each project
+UNFINISHED = 14 * 86400  # seconds that a stopped training is waited for
 _LOCK = "made by `amybuild pin`"
 # read as text: what both sides of a merge conflict pin is kept
 _PINNED = re.compile(r'key = "([0-9a-f]{64})", output = "([0-9a-f]{64})"')
@@ -205,7 +207,8 @@ _ORDER = ("actions", "elsewhere", "trees", "objects", "quarantine", "checkpoints
 
 
 def _walk(cache: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """The files that a collection may take, with their stats; checkpoints of trainings that have a result too."""
+    """The files that a collection may take, with their stats; checkpoints of trainings that have a result, or that
+    nobody came back to, too."""
     for kind in _ORDER[:-1]:
         for folder, _, names in os.walk(cache / kind):
             for name in names:
@@ -214,5 +217,6 @@ def _walk(cache: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield os.path.relpath(path, cache), os.stat(path)
     with contextlib.suppress(OSError):
         for entry in os.scandir(cache / "checkpoints"):
-            if (cache / _file("actions", entry.name)).exists():
+            left = time.time() - entry.stat().st_mtime > UNFINISHED
+            if left or (cache / _file("actions", entry.name)).exists():
                 yield f"checkpoints/{entry.name}", entry.stat()

@@ -11,6 +11,7 @@ from amybuild.errors import InputError
 from amybuild.graph.graph import Action, ActionGraph, NodeSource, PathSource
 from amybuild.memory.graph import MemoryGraph
 from amybuild.memory.node import Node, cut
+from amybuild.memory.query import QueryError
 from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
 
 _CORPUS = ("heldout", "min_examples")
@@ -76,12 +77,13 @@ class _Analysis:
         """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
         try:
             if node is None:
-                found = list(self.memory.select(query or "all"))
+                found = sorted(self.memory.select(query or "all"), key=lambda one: one.key)
             else:
                 whole, part = self.memory.resolve(node)
                 found = [whole if part is None else cut(whole, part)]
         except InputError as error:
-            raise InputError(error.what, where=where, remedy=error.remedy) from None
+            place = f"{where}, column {error.column}" if isinstance(error, QueryError) else where
+            raise InputError(error.what, where=place, remedy=error.remedy) from None
         if not found:
             raise InputError(f"the query '{query}' matches no node", where=where, remedy="try it with fewer stages")
         return tuple(_source(one) for one in found)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from amybuild.digest import digest_value
 from amybuild.errors import InputError, did_you_mean
+from amybuild.memory.entry import Entry, entry_of
 from amybuild.memory.jsonl import read_jsonl
+from amybuild.memory.links import Net, dangling, net_of
 from amybuild.memory.markdown import read_folder
 from amybuild.memory.node import Node, find_section, split_key
 from amybuild.memory.reading import Reading
@@ -29,16 +31,43 @@ class MemoryGraph:
     @cached_property
     def digest(self) -> str:
         """Digest of all nodes, 64 hex digits."""
-        return digest_value("graph", {key: node.digest for key, node in self.nodes.items()})
+        return digest_value("graph", {key: entry.digest for key, entry in self.index.items()})
 
-    def resolve(self, key: str) -> tuple[Node, str | None]:
-        """The node and section that `key` addresses (a node of exactly that name comes first); both must exist."""
+    @cached_property
+    def index(self) -> Mapping[str, Entry]:
+        """All but the texts of the nodes, in the order of their keys."""
+        return {key: entry_of(node) for key, node in self.nodes.items()}
+
+    @cached_property
+    def net(self) -> Net:
+        """Who is linked with whom, and how strongly."""
+        return net_of(self.index)
+
+    @cached_property
+    def now(self) -> float | None:
+        """The time that ages count from: when the newest node was created (seconds since 1970; None: no node says).
+
+        So a query's answer depends on the graph alone, not on the clock: the same memory gives the same build.
+        """
+        from amybuild.memory.fields import instant
+
+        return max((at for entry in self.index.values() if (at := instant(entry.created)) is not None), default=None)
+
+    def find(self, key: str) -> tuple[str, str | None]:
+        """The key of the node and the section that `key` addresses (a node of exactly that name comes first).
+
+        The node must exist; whether the section does, `resolve` knows."""
         if key in self.nodes:
-            return self.nodes[key], None
+            return key, None
         name, part = split_key(key)
         if name not in self.nodes:
             hint = did_you_mean(name, self.nodes) or f"there are {len(self.nodes)}; a key is a path without .md"
             raise InputError(f"no memory node '{name}'", where=self.source or None, remedy=hint)
+        return name, part
+
+    def resolve(self, key: str) -> tuple[Node, str | None]:
+        """The node and section that `key` addresses; both must exist."""
+        name, part = self.find(key)
         node = self.nodes[name]
         if part is not None:
             find_section(node, part)
@@ -49,23 +78,19 @@ class MemoryGraph:
         return self.resolve(key)[0]
 
     def select(self, query: str) -> tuple[Node, ...]:
-        """The nodes that pass every filter of `query`, by key; may be empty. See `query.parse_query`."""
-        from amybuild.memory.query import parse_query
+        """The nodes that come out of `query`, in its order (by key, if it does not sort); may be none. See `query`."""
+        from amybuild.memory.query import parse_query, run_query
 
-        filters = parse_query(query)
-        return tuple(node for node in self.nodes.values() if all(passes(node) for passes in filters))
+        return tuple(self.nodes[key] for key in run_query(parse_query(query), self))
 
 
 def build_graph(nodes: Iterable[Node], source: str = "") -> MemoryGraph:
     """A graph of `nodes` (their keys differ), with a warning for each link to a node that is not there."""
     by_key = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
-    warnings = tuple(
-        f"{node.source or node.key}: links to '{link.target}', which is no node"
-        for node in by_key.values()
-        for link in node.links
-        if link.target not in by_key and split_key(link.target)[0] not in by_key
-    )
-    return MemoryGraph(by_key, source, warnings)
+    graph = MemoryGraph(by_key, source)
+    lost = dangling(graph.index)
+    warnings = tuple(f"{by_key[key].source or key}: links to '{target}', which is no node" for key, target in lost)
+    return replace(graph, warnings=warnings) if warnings else graph
 
 
 def read_graph(source: str, root: Path, reading: Reading | None = None) -> MemoryGraph:

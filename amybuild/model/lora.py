@@ -129,6 +129,12 @@ def attached(model: Any, *, rank: int, alpha: float, rslora: bool, seed: int) ->
             del model.peft_config
 
 
+def by_name(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """The factors by the names they are stored under, module by module in the order of their names."""
+    names = ("lora_A", "lora_B")
+    return {f"{module}.{n}": f for module, pair in sorted(pairs.items()) for n, f in zip(names, pair, strict=True)}
+
+
 def initial_a(rank: int, width: int, seed: int, name: str) -> Any:
     """float32 [rank, width], uniform within 1/sqrt(width); a function of seed and module name only."""
     import torch

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from amybuild.errors import ActionError, InputError
+from amybuild.errors import ActionError, InputError, Interrupted
+from amybuild.model.checkpoint import Checkpoints
 from amybuild.model.load import Loaded
+from amybuild.model.optim import OPTIMIZERS, Knobs, Optimizer
 from amybuild.model.pack import batches
 from amybuild.model.score import PART_TOKENS, kl_per_token, logits_of, reply_logits, reply_states
 from amybuild.model.tokens import Encoded
@@ -100,59 +102,95 @@ def choice(lengths: Sequence[int], batch: int, seed: int, step: int) -> list[int
 
 def train(
     base: Loaded,
-    pairs: Mapping[str, tuple[Any, Any]],
+    parameters: Mapping[str, Any],
     rows: Sequence[Encoded],
     others: Mapping[str, Encoded],
     replay: Sequence[Encoded],
     settings: Settings,
-    seed: Callable[[str], int],
+    seed: Callable[[str, int], int],
     progress: Callable[..., None],
+    checkpoints: Checkpoints | None = None,
 ) -> list[dict[str, float]]:
-    """Train the factors in place by AdamW; returns the curve, one row per step (loss, nll, preference, kl, …).
+    """Train the parameters in place; returns the curve, one row per step (loss, nll, preference, kl, …).
 
-    pairs: {module: (A, B)} attached to base.model (`lora.attached`), all B zero. others: by the id of a row, the reply
-    that its own is preferred to; for these margin_weight * -log sigmoid(margin_beta * gap) is added, gap = the
-    difference of their mean log p per token (SimPO, arXiv 2405.14734). replay: neutral replies; on these the
-    loss is kl_weight * KL(base || model), which is what keeps a vector narrow (mixing in other text alone does not).
-    Raises ActionError when the loss stops being a number or exceeds `explode`, naming the step.
+    parameters: by name, in the order of their names; base.model with them as they are now is the base itself. others:
+    by the id of a row, the reply that its own is preferred to; for these margin_weight * -log sigmoid(margin_beta *
+    gap) is added, gap = the difference of their mean log p per token (SimPO, arXiv 2405.14734). replay: neutral
+    replies; on these the loss is kl_weight * KL(base || model), which is what keeps a vector narrow (mixing in other
+    text alone does not). seed: of (purpose, number). checkpoints: where to go on from, and what to save to meanwhile
+    and when `progress` raises Interrupted; the bits are those of a training without a pause. Raises ActionError when
+    the loss stops being a number or exceeds `explode`, naming the step and the batch.
     """
-    import torch
-
-    factors = [factor for _, pair in sorted(pairs.items()) for factor in pair]
-    optimizer = torch.optim.AdamW(
-        factors,
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )
     replayed = settings.replay_batch if settings.kl_weight > 0 and replay else 0
-    states = reply_states(base, replay) if replayed else []  # B is zero still: these are the base's own
-    curve: list[dict[str, float]] = []
-    for step in range(settings.steps):
-        lr = rate(settings, step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
-        chosen = [rows[i] for i in choice([len(r.ids) for r in rows], settings.batch, seed("order"), step)]
+    states = reply_states(base, replay) if replayed else []  # nothing is learned yet: these are the base's own
+    knobs = Knobs(settings.beta1, settings.beta2, settings.weight_decay)
+    optimizer = OPTIMIZERS["adamw"](parameters, knobs, seed)
+    curve = _resume(checkpoints, parameters, optimizer) if checkpoints else []
+    for step in range(len(curve), settings.steps):
+        for parameter in parameters.values():
+            parameter.grad = None
+        chosen = [rows[i] for i in choice([len(r.ids) for r in rows], settings.batch, seed("order", 0), step)]
         nll, preference = _replies(base, chosen, others if settings.margin_weight > 0 else {}, settings)
         kl = 0.0
         if replayed:
-            drawn = choice([len(r.ids) for r in replay], replayed, seed("replay"), step)
+            drawn = choice([len(r.ids) for r in replay], replayed, seed("replay", 0), step)
             kl = _kl(base, [replay[i] for i in drawn], [states[i] for i in drawn], settings.kl_weight)
-        norm = float(torch.nn.utils.clip_grad_norm_(factors, settings.clip or math.inf))
         loss = nll + settings.margin_weight * preference + settings.kl_weight * kl
-        if not math.isfinite(loss) or not math.isfinite(norm) or loss > settings.explode:
-            raise ActionError(
-                f"the loss is {loss:.3g} at step {step + 1} of {settings.steps} (gradient norm {norm:.3g})",
-                where="training",
-                remedy="lower lr, or raise warmup, in the recipe or the target's table",
-            )
-        optimizer.step()
+        norm = _clipped(parameters, settings, loss, step, chosen)
+        optimizer.step(rate(settings, step))
         row = {"step": step + 1, "loss": loss, "nll": nll, "preference": preference, "kl": kl}
-        curve.append({**row, "grad_norm": norm, "lr": lr})
-        progress(step + 1, settings.steps, loss=loss)
+        curve.append({**row, "grad_norm": norm, "lr": rate(settings, step)})
+        stopped: Interrupted | None = None
+        try:
+            progress(step + 1, settings.steps, loss=loss)
+        except Interrupted as found:
+            stopped = found
+        if checkpoints and (stopped or checkpoints.due()):
+            checkpoints.save(step + 1, _tensors(parameters, optimizer), {"curve": curve})
+        if stopped:
+            raise stopped
     return curve
+
+
+_OWN, _STATE = "parameter ", "state "
+
+
+def _tensors(parameters: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """All that the next step depends on, by name."""
+    held = {_STATE + name: tensor for name, tensor in optimizer.state().items()}
+    return held | {_OWN + name: parameter for name, parameter in parameters.items()}
+
+
+def _resume(checkpoints: Checkpoints, parameters: Mapping[str, Any], optimizer: Optimizer) -> list[dict[str, float]]:
+    """Put parameters and optimiser where the newest checkpoint left them; returns the curve so far."""
+    import torch
+
+    found = checkpoints.newest()
+    if found is None or {name for name in found.tensors if name.startswith(_OWN)} != {_OWN + n for n in parameters}:
+        return []
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(found.tensors[_OWN + name])
+    state = {name.removeprefix(_STATE): tensor for name, tensor in found.tensors.items() if name.startswith(_STATE)}
+    optimizer.load(state)
+    return list(found.told["curve"])
+
+
+def _clipped(
+    parameters: Mapping[str, Any], settings: Settings, loss: float, step: int, batch: Sequence[Encoded]
+) -> float:
+    """The gradient's norm before it is cut to `clip`; ActionError when it or the loss is no sound number."""
+    import torch
+
+    norm = float(torch.nn.utils.clip_grad_norm_(list(parameters.values()), settings.clip or math.inf))
+    if math.isfinite(loss) and math.isfinite(norm) and loss <= settings.explode:
+        return norm
+    names = ", ".join(dict.fromkeys(row.id for row in batch))
+    raise ActionError(
+        f"the loss is {loss:.3g} at step {step + 1} of {settings.steps} (gradient norm {norm:.3g}), on {names}",
+        where="training",
+        remedy="lower lr, or raise warmup, in the recipe or the target's table; or look at those examples",
+    )
 
 
 def _replies(

@@ -28,6 +28,8 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
         rows.append([target["name"], f"{target['alpha']:g}", target.get("recipe", "-"), source, target["vector"][:12]])
     if rows:
         out += ["", table(rows, ["task", "alpha", "recipe", "from", "vector"])]
+    text = corpora(info["targets"])
+    out += ["", text] if text else []
     text = interference(link, layers)
     out += ["", text] if text else []
     adapter = info.get("adapter")
@@ -39,6 +41,25 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
     measured = behaviours(info.get("verification", {}))
     return "\n".join([*out, "", measured] if measured else out)
+
+
+def corpora(targets: Sequence[Mapping[str, Any]]) -> str:
+    """The cards of the tasks' corpora as a table, and their warnings; of a build that tells them."""
+    rows, warned = [], []
+    for target in targets:
+        card = target.get("corpus")
+        if not card:
+            continue
+        characters, tokens = card.get("characters") or {}, card.get("tokens") or {}
+        reply = (characters.get("continuation") or {}).get("median")
+        cells = [card.get("train"), card.get("heldout"), card.get("heldout_pairs"), card.get("counter"), reply]
+        out = card.get("near", 0) + card.get("duplicates", 0)
+        rows.append([target["name"], *(f"{n:g}" if n is not None else "-" for n in (*cells, tokens.get("reply"), out))])
+        warned += [f"  {target['name']}: {one}" for one in card.get("warnings", ())]
+    if not rows:
+        return ""
+    head = ["corpus", "trained", "held out", "pairs", "counter", "characters", "tokens", "left out"]
+    return "\n".join([table(rows, head), "characters: of a median reply; tokens: of all replies trained on", *warned])
 
 
 def words(found: Difference, most: int = 3) -> str:

@@ -23,8 +23,8 @@ def after(monkeypatch: pytest.MonkeyPatch, rule: str, then: Callable[[Job, Path]
     """Have `then` look at (and change) the output of each action of a rule."""
     real = build.run_job
 
-    def run(job: Job, inputs: Mapping[str, Path], out: Path, progress: Any, memo: Path) -> None:
-        real(job, inputs, out, progress, memo)
+    def run(job: Job, inputs: Mapping[str, Path], out: Path, *more: Any) -> None:
+        real(job, inputs, out, *more)
         if job.rule == rule:
             then(job, out)
 

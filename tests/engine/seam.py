@@ -22,7 +22,7 @@ Runner = Callable[[Any, str, Mapping[str, Path], Path, Callable[..., None]], Non
 
 def runner_of(runner: Runner) -> Callable[..., None]:
     """`runner` with the arguments that the executor hands over."""
-    return lambda job, inputs, out, progress, memo=None: runner(job, job.key, inputs, out, progress)
+    return lambda job, inputs, out, progress, *_: runner(job, job.key, inputs, out, progress)
 
 
 def execute(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from amybuild.actions import corpus, labels, texts
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, AmyError, InputError
-from amybuild.memory.dialogue import make_example
+from amybuild.memory.example import make_example
 from amybuild.memory.jsonl import write_jsonl
 from amybuild.memory.node import Node
 

@@ -120,6 +120,10 @@ def test_a_section_is_a_source_of_its_own(tmp_path: Path) -> None:
         ("task.listen.node=patern", ("did you mean 'pattern'?", "[task.listen] node")),
         ("task.listen.node=pattern#tlak", ("did you mean 'talk'?", "[task.listen] node")),
         ("task.close.query=key:nothing-*", ("matches no node", "[task.close] query")),
+        (
+            "task.close.query=all | typ:x",
+            ("[task.close] query, column 7: 'typ' is no field", "\n        ^\n", "'type'"),
+        ),
         ("steer.joy.query=type:none", ("matches no node", "[steer.joy]")),
         ("base.tiny.path=models/none", ("no such file", "[base.tiny] path")),
     ],

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amybuild.errors import InputError
-from amybuild.memory.dialogue import Example, read_examples
+from amybuild.memory.dialogue import read_examples
 from amybuild.memory.emotion import line_tags, split_tags
+from amybuild.memory.example import Example
 from amybuild.memory.node import Node
 
 
@@ -202,3 +203,18 @@ def test_taking_tags_off_twice_is_taking_them_off_once(text: str) -> None:
     assert split_tags(once) == (once, {})
     assert text.startswith(once)
     assert all(name == name.lower() and 0 <= score <= 10 for name, score in tags.items())
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ('{"id":"x","context":"c","continuation":"hush"}', "an id that was there"),
+        ('{"id":1,"id":2}', "stands there twice"),
+    ],
+)
+def test_what_is_said_twice_is_refused(second: str, says: str) -> None:
+    text = '{"id":"x","context":"a","continuation":"b"}\n' + second
+    with pytest.raises(InputError, match=says) as caught:
+        read_examples(Node("n", examples=text))
+    assert "line 2" in str(caught.value)
+    assert "hush" not in str(caught.value)

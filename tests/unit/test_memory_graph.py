@@ -1,20 +1,16 @@
-"""The Markdown folder reader, the graph and its queries."""
+"""The Markdown folder reader and the graph."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from amybuild.errors import InputError
 from amybuild.memory import node as node_module
 from amybuild.memory.graph import MemoryGraph, build_graph, read_graph
 from amybuild.memory.node import Link, Node
-from amybuild.memory.query import parse_query
 
 
 def write(root: Path, files: dict[str, str | bytes]) -> Path:
@@ -170,46 +166,3 @@ def test_the_digest_is_of_all_nodes() -> None:
     one = graph()
     assert build_graph(reversed(one.nodes.values())).digest == one.digest  # type: ignore[call-overload]
     assert build_graph(list(one.nodes.values())[:2]).digest != one.digest
-
-
-@pytest.mark.parametrize(
-    ("query", "keys"),
-    [
-        ("all", ["journal/j-1", "journal/j-2", "rushing-pattern"]),
-        ("key:journal/*", ["journal/j-1", "journal/j-2"]),
-        ("key:*", ["journal/j-1", "journal/j-2", "rushing-pattern"]),
-        ("all | type:episodic | weight:>0.5", ["journal/j-2"]),
-        ("weight:<=0.2", ["journal/j-1"]),
-        ("weight:0.9", ["rushing-pattern"]),
-        ("match:boat yard", ["journal/j-1", "journal/j-2"]),
-        ("match:boats", ["journal/j-2"]),
-        ("type:semantic | key:journal/*", []),
-    ],
-)
-def test_queries_select(query: str, keys: list[str]) -> None:
-    assert [node.key for node in graph().select(query)] == keys
-
-
-@pytest.mark.parametrize(
-    ("query", "column", "says"),
-    [
-        ("", 1, "empty stage"),
-        ("all | ", 7, "empty stage"),
-        ("all | typ:episodic", 7, "did you mean 'type'"),
-        ("all |weight:>x", 14, "not a number"),
-        ("key:", 5, "needs a value"),
-        ("sort:weight", 1, "no filter"),
-    ],
-)
-def test_a_bad_query_points_at_the_column(query: str, column: int, says: str) -> None:
-    with pytest.raises(InputError, match=rf"query, column {column}: (.|\n)*{says}"):
-        graph().select(query)
-
-
-STAGES = ["key:", "type:", "match:", "|", "weight:", ">", "all", "*", "[", "x", "1"]
-
-
-@given(st.text(max_size=40) | st.lists(st.sampled_from(STAGES)).map(" ".join))
-def test_a_query_is_parsed_or_refused(text: str) -> None:
-    with contextlib.suppress(InputError):
-        assert all(one(Node("a")) in (True, False) for one in parse_query(text))

@@ -1,0 +1,66 @@
+"""Text files that people hand in: read line by line as UTF-8, within bounds, and only from inside the project."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from amybuild.errors import InputError
+from amybuild.memory.node import MAX_BYTES
+
+MAX_FILE = 512 << 20  # of a whole file: it is held in memory
+
+
+def lines_of(path: Path, shown: str) -> Iterator[str]:
+    """The lines of a text file without their ends. `InputError` for what is not UTF-8 and for a line of more than 16
+    MiB; `shown` is how messages name the file."""
+    try:
+        with open(path, "rb") as file:
+            number = 0
+            while line := file.readline(MAX_BYTES + 1):
+                number += 1
+                where = f"{shown}:{number}"
+                if len(line) > MAX_BYTES:
+                    raise InputError(f"a line of more than {MAX_BYTES >> 20} MiB", where=where, remedy="split it")
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    raise InputError("not UTF-8", where=where, remedy="save the file as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=shown, remedy="check the file") from None
+
+
+def text_of(path: Path, shown: str) -> str:
+    """A whole text file, line ends as line feeds. `InputError` for what is not UTF-8 and for more than 512 MiB."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=shown, remedy="check the file") from None
+    if len(data) > MAX_FILE:
+        raise InputError(f"larger than {MAX_FILE >> 20} MiB", where=shown, remedy="export a part of it")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError("not UTF-8", where=f"{shown}:{line}", remedy="save the file as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """The file or folder `name` of the project `root`; `InputError` when it is not there, or anything in it leads out
+    of the project."""
+    home, path = os.path.realpath(root), root / name
+    try:
+        real = os.path.realpath(path, strict=True)
+    except (OSError, ValueError):
+        raise InputError(
+            f"no such file or folder: {name}", where=where, remedy="the path starts at the project"
+        ) from None
+    links = [real]
+    for folder, folders, files in os.walk(real):
+        links += [one for name in (*folders, *files) if os.path.islink(one := os.path.join(folder, name))]
+    if not all((found := os.path.realpath(link)) == home or found.startswith(home + os.sep) for link in links):
+        raise InputError("leads out of the project", where=where, remedy="copy the file into the project")
+    return Path(real)
