@@ -81,6 +81,13 @@ def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> d
     return found
 
 
+def _quality(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What quality.json says of the readout, in short."""
+    told = ("auc", "auc_interval", "auc_bow", "flags")
+    concepts = {name: {key: one[key] for key in told} for name, one in report.get("concepts", {}).items()}
+    return {"median_auc": report.get("median_auc"), "concepts": concepts}
+
+
 def link_map(
     persona: Persona,
     store: Store,
@@ -118,7 +125,8 @@ def link_map(
         ],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
         "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
-        "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])},
+        "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
+        | ({"quality": _quality(_json(store, outputs["readout/quality"], "quality.json"))} if readout else {}),
         "verification": _verification(store, outputs["persona/verify"], targets),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
@@ -257,6 +265,13 @@ def _export(store: Store, info: Mapping[str, Any], folder: Path) -> None:
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:
         store.export(entry["digest"], folder / "steering" / entry["name"])
+    places = {
+        "readout": folder,
+        **{f"steer.{one['name']}": folder / "steering" / one["name"] for one in info["steering"]},
+    }
+    for target, place in places.items():
+        if f"{target}/quality" in outputs:
+            store.export(outputs[f"{target}/quality"], place)
 
 
 def _runs(cache: ActionCache, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from amybuild.errors import ActionError, InputError
 
 if TYPE_CHECKING:
     from amybuild.readout.choose import Data
-    from amybuild.readout.estimators import Candidate
+    from amybuild.readout.estimators import Candidate, Rows
 
 MIN_POSITIVES = 3
 
@@ -86,6 +86,18 @@ def read_labelled(labels: Path, activations: Path, wanted: Any, layers: tuple[in
     for concept, column in zip(concepts, marks.T, strict=True):
         _enough(concept, int((column > 0).sum()), int((column < 0).sum()))
     return Data(ids, tuple(concepts), depth, rows, marks, {n: nuisance(x) for n, x in plain.items()}), about
+
+
+def threshold(negatives: Rows, rate: float) -> float:
+    """The score that a share of `rate` of held-out negatives passes; without any, that of a normal distribution."""
+    import numpy as np
+
+    known = negatives[~np.isnan(negatives)]
+    if len(known):
+        return float(np.quantile(known, 1 - rate))
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(1 - rate)
 
 
 @contextmanager

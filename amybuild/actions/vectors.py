@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from amybuild.actions.context import ActionContext
-from amybuild.actions.labelled import Settings, one_thread, read_labelled, settings
+from amybuild.actions.labelled import Settings, one_thread, read_labelled, settings, threshold
 from amybuild.errors import ActionError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
     fold = folds(data.ids, marks, purpose="inner")
     (scores,) = held_out(rows, marks, plain, fold, [choice.candidate])
     read, moved = rows @ vectors.T, side.differences @ steer.T
-    bars = [_bar(scores[marks[:, c] < 0, c], rate) for c in range(len(vectors))]
+    bars = [threshold(scores[marks[:, c] < 0, c], rate) for c in range(len(vectors))]
     return {
         "vectors": vectors,
         "mean": read.mean(0),
@@ -76,18 +76,6 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
         "steer": steer,
         "gap": np.diagonal(moved),
     }
-
-
-def _bar(negatives: Rows, rate: float) -> float:
-    """The score that a share of `rate` of the held-out negatives passes; without any, that of a normal distribution."""
-    import numpy as np
-
-    known = negatives[~np.isnan(negatives)]
-    if len(known):
-        return float(np.quantile(known, 1 - rate))
-    from statistics import NormalDist
-
-    return NormalDist().inv_cdf(1 - rate)
 
 
 def manifest(data: Data, about: dict[str, Any], choice: Choice, how: Settings) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class _Analysis:
         return self.graph.add(train)
 
     def _direction(self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe) -> str:
-        """texts -> activations, and labels, -> vectors; for one steering target or for the readout.
+        """texts -> activations, and labels, -> vectors -> quality; for one steering target or for the readout.
 
         Only labels know the concepts: targets that read the same texts share one pass over them.
         """
@@ -149,7 +149,9 @@ class _Analysis:
         )
         params, origins = _take(recipe, _VECTORS)
         inputs = {"labels": labels, "activations": acts}
-        return self.graph.add(Action(f"{target}/vectors", target, "vectors", params, inputs, origins=origins))
+        vectors = self.graph.add(Action(f"{target}/vectors", target, "vectors", params, inputs, origins=origins))
+        inputs = {**inputs, "texts": texts, "vectors": vectors}
+        return self.graph.add(Action(f"{target}/quality", target, "quality", params, inputs, origins=origins))
 
     def _steer(self, steer: Steer) -> str:
         nodes = self._nodes(steer.where, None, steer.query)
@@ -190,9 +192,9 @@ class _Analysis:
         longest = max((task.recipe.fields["max_tokens"] for task in linked), default=192)
         params = {"device": self.persona.neutral["device"], "max_tokens": longest}
         final = self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
-        directions = [f"{s.target}/vectors" for s in self.persona.steers]
+        directions = [f"{s.target}/quality" for s in self.persona.steers]
         if self.persona.readout:
-            directions.append("readout/vectors")
+            directions.append("readout/quality")
         self.graph.whole = (*products, final, *directions)
 
 

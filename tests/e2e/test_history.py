@@ -58,7 +58,9 @@ def test_a_build_that_is_not_there_is_told(built: Space) -> None:
     shutil.rmtree(built.root / "cache/v1/trees")
     result = built.run("checkout", "before")
     assert result.code == 1
-    assert "checkpoint/link, readout/vectors, steer.joy/vectors of build" in result.err
+    assert (
+        "checkpoint/link, readout/quality, readout/vectors, steer.joy/quality, steer.joy/vectors of build" in result.err
+    )
     assert "AMYBUILD_CACHE" in result.err
 
 

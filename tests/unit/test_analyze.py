@@ -46,10 +46,12 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
         "steer.joy/activations": [base, neutral, "steer.joy/texts"],
         "steer.joy/labels": [],
         "steer.joy/vectors": ["steer.joy/activations", "steer.joy/labels"],
+        "steer.joy/quality": ["steer.joy/activations", "steer.joy/labels", "steer.joy/texts", "steer.joy/vectors"],
         "readout/texts": [],
         "readout/activations": [base, neutral, "readout/texts"],
         "readout/labels": [],
         "readout/vectors": ["readout/activations", "readout/labels"],
+        "readout/quality": ["readout/activations", "readout/labels", "readout/texts", "readout/vectors"],
         "checkpoint/link": sorted(
             [
                 *(base, "task.listen/train", "task.close/train", "task.steady/combine"),
