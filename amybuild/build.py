@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild import evidence, kept
 from amybuild.cache.actions import Record
-from amybuild.cache.history import PRODUCT, BuildRecord, build_hash
+from amybuild.cache.history import BESIDE, PRODUCT, SNAPSHOT, BuildRecord, build_hash
 from amybuild.cache.store import AGAIN
 from amybuild.digest import digest_value
 from amybuild.errors import AmyError, CacheDamage, CheckError, Interrupted
@@ -53,6 +53,8 @@ class Summary:
 
 def build(project: Project, plan: Plan, sink: Sink) -> Summary:
     """Bring what was planned, and with the whole persona its product, up to date."""
+    for text in project.recalled.notes if project.recalled else ():
+        sink(Event("note", fields={"text": text}))
     try:
         return _build(project, plan, sink)
     except (Interrupted, KeyboardInterrupt):
@@ -263,7 +265,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     changed = intact(folder, stamp.get("files", {}))
     words = _variant_words(project.options.variant)
     variant = " ".join(words)
-    told = record is not None and {id: k for id, (k, _) in record.actions.items() if id != PRODUCT} == keys
+    told = record is not None and {id: k for id, (k, _) in record.actions.items() if id not in BESIDE} == keys
+    told = told and (project.recalled is None or (record is not None and SNAPSHOT in record.actions))
     there = told and stamp.get("build") == hash and stamp.get("files") and not changed
     whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
     if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):
@@ -276,6 +279,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
         pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, now)}
+        if project.recalled is not None:
+            pairs[SNAPSHOT] = (project.recalled.key, project.recalled.output)
         record = BuildRecord(hash, persona.name, now, pairs, graph["digest"], base, variant, info)
         history.add(record, when)
     elif not history.log() or history.log()[-1][1] != hash:

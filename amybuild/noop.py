@@ -7,6 +7,7 @@ answer: then the whole program looks.
 
 import os
 import sys
+import time
 import zlib
 
 from amybuild.kept import TYPE_CHECKING, Stamp, read, stamp_of, write
@@ -14,7 +15,7 @@ from amybuild.kept import TYPE_CHECKING, Stamp, read, stamp_of, write
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT = "amybuild no-op 1"
+FORMAT = "amybuild no-op 2"
 MOST = 16  # answers per cache: one for each project, selection and way to call it
 
 
@@ -51,8 +52,8 @@ def answer(argv: list[str]) -> tuple[str, str] | None:
         return None
     try:
         place, asked = question(argv)
-        known, built, explained, paths, stamps, absent = read(place)
-        if known != asked:
+        known, built, explained, span, paths, stamps, absent = read(place)
+        if known != asked or (span and not span[0] <= time.time() < span[1]):
             return None
         stat = os.stat
         for path, was in zip(paths, stamps, strict=True):
@@ -68,15 +69,21 @@ def answer(argv: list[str]) -> tuple[str, str] | None:
     return "", built
 
 
-def keep(asked: tuple[str, str], built: str, explained: str, evidence: "Mapping[str, Stamp | None]") -> None:
+def keep(
+    asked: tuple[str, str],
+    built: str,
+    explained: str,
+    evidence: "Mapping[str, Stamp | None]",
+    span: "tuple[float, float] | tuple[()]" = (),
+) -> None:
     """Keep an answer (`built` to stderr, `explained` to stdout) for as long as the evidence is what it is.
 
-    An empty `explained`: the whole program has more to say.
+    An empty `explained`: the whole program has more to say. `span`: the times (unix seconds) between which it holds.
     """
     place, words = asked
     there = {path: stamp for path, stamp in evidence.items() if stamp is not None}
     absent = [path for path, stamp in evidence.items() if stamp is None]
-    write(place, (words, built, explained, list(there), list(there.values()), absent))
+    write(place, (words, built, explained, span, list(there), list(there.values()), absent))
     _prune(os.path.dirname(place))
 
 

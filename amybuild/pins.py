@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.cache.actions import ActionCache
-from amybuild.cache.history import BuildRecord, build_hash
+from amybuild.cache.history import BESIDE, BuildRecord, build_hash
 from amybuild.cache.lease import guard
 from amybuild.cache.store import write_atomic
 from amybuild.errors import ActionError, InputError, PinError, did_you_mean
@@ -28,7 +28,7 @@ def read_lock(file: Path) -> Lock:
 def pinned_build(lock: Lock) -> Account | None:
     """The account of the build that all pins of a lock make; None after a merge, when none was made of them yet."""
     for account in lock.accounts.values():
-        outputs = {id: output for id, (_, output) in {**lock.pins, **account.pins}.items() if id != PRODUCT}
+        outputs = {id: output for id, (_, output) in {**lock.pins, **account.pins}.items() if id not in BESIDE}
         if account.hash == build_hash(account.persona, outputs):
             return account
     return None
@@ -165,7 +165,7 @@ def _fits(info: Mapping[str, Any], account: Account, outputs: Mapping[str, str])
         steering = {one["name"]: one["digest"] for one in info["steering"]}
         return (
             (info["name"], info["build"]) == (account.persona, account.hash)
-            and told == {id: output for id, output in outputs.items() if id != PRODUCT}
+            and told == {id: output for id, output in outputs.items() if id not in BESIDE}
             and all(NAME.match(name) and outputs[f"steer.{name}/vectors"] == d for name, d in steering.items())
         )
     except (KeyError, TypeError, AttributeError):

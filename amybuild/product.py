@@ -66,6 +66,7 @@ def _task(
         entry["analogy"] = {"a": task.analogy.a, "b": task.analogy.b, "c": task.analogy.c}
     told = {key: getattr(task, key) for key in ("node", "query", "checkpoint", "adapter")}
     entry |= {key: value for key, value in told.items() if value is not None}
+    entry |= {key: True for key in ("examples", "chat") if getattr(task, key) is not None}  # a name may tell of people
     if task.scale:
         entry["scale"] = [dict(row) for row in task.scale]
     return entry

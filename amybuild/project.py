@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import amybuild
 from amybuild import evidence, kept
@@ -20,7 +20,8 @@ from amybuild.digest import digest_file, digest_value
 from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
-from amybuild.memory.graph import read_graph
+from amybuild.memory.address import is_server
+from amybuild.memory.graph import MemoryGraph, read_graph
 from amybuild.memory.reading import Reading
 from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
@@ -30,6 +31,9 @@ from amybuild.plan.code import CodeIndex, library_versions, source_stats, untouc
 from amybuild.plan.explain import Explanation, ProductState, explain
 from amybuild.plan.plan import Identity, Plan, make_plan
 from amybuild.versions import Known, known_of, open_cache
+
+if TYPE_CHECKING:
+    from amybuild.snapshots import Recalled
 
 _KEYS = 4  # keys per action that are kept: edits that are undone, and variants
 
@@ -47,6 +51,7 @@ class Options:
     locked: bool = False
     check: bool = False
     out: Path | None = None
+    server: str = "never"  # when a memory server is asked: never | due | now | pinned (`snapshots.Ask`)
     memory: int | None = None  # bytes that jobs may ask for in all; None: what is free
 
 
@@ -67,13 +72,25 @@ class Project:
         self.sources = Sources(self.store.root / "sources.json")
         self._code: CodeIndex | None = None  # when the memo did not know
         self._reading = Reading(self._recall("nodes"))
-        memory = read_graph(self.persona.graph, self.persona.root, self._reading)
+        self.recalled = self._recalled()
+        memory = self.recalled.graph if self.recalled else self._read()
         self.warnings = tuple(memory.warnings)
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
         again = (*options.force, *((options.targets or ("persona",)) if options.check else ()))
         self.forced = frozenset(again and self._own(again))
+
+    def _read(self) -> MemoryGraph:
+        return read_graph(self.persona.graph, self.persona.root, self._reading)
+
+    def _recalled(self) -> Recalled | None:
+        """The memory as a server keeps it; None when it lies in files."""
+        if not is_server(self.persona.graph):
+            return None
+        from amybuild.snapshots import Ask, recall
+
+        return recall(self.persona, self.cache, self.history, Ask(self.options.server), time.time())
 
     def _own(self, names: tuple[str, ...]) -> list[str]:
         """The actions of targets themselves, without what they need."""
@@ -155,6 +172,7 @@ class Project:
         """The stamps of all that a plan made now rests on."""
         base = self.persona.base.path
         outside = [task.checkpoint or task.adapter for task in self.persona.tasks]
+        outside += [task.chat.path if task.chat else task.examples for task in self.persona.tasks]
         sources = [self.persona.root / path for path in (base, *outside) if path is not None]
         code = Path(amybuild.__file__).parent
         inputs = evidence.of_inputs(self.options.file, self.persona.root, sources, code)

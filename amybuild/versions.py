@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amybuild.cache.actions import ActionCache, Record
-from amybuild.cache.history import PRODUCT, BuildRecord, History
+from amybuild.cache.history import BESIDE, BuildRecord, History
 from amybuild.cache.sources import Sources
 from amybuild.cache.store import Store
 from amybuild.errors import ActionError, InputError, did_you_mean
@@ -180,7 +180,7 @@ def rollback(root: Path, steps: int, when: str) -> tuple[BuildRecord, str, Path]
 def between(cache: ActionCache, a: BuildRecord, b: BuildRecord) -> Difference:
     """Compare two builds by the manifests of their actions."""
     changes, untold, same = {}, [], set()
-    ids = [id for id in {**a.actions, **b.actions} if id != PRODUCT]
+    ids = [id for id in {**a.actions, **b.actions} if id not in BESIDE]
     for id in sorted(ids):
         if id not in a.actions or id not in b.actions or a.actions[id] == b.actions[id]:
             continue

@@ -91,9 +91,10 @@ def check_size(names: str, made: Split, least: int, pairs: bool = True) -> None:
         raise ActionError(what, where=names, remedy="write more dialogues or lower 'heldout' in the recipe")
     count = sum(bool(one.rejected) for one in held) if pairs else len(held)
     if count < MIN_PAIRS:
-        kind = "with a rejected reply, " if pairs else ""
-        what = f"{count} held-out examples {kind}fewer than {MIN_PAIRS} (of {total} in all)"
-        remedy = "add 'Not:' lines to more dialogues, write more of them, or raise 'heldout' in the recipe"
+        kind = " with a rejected reply" if pairs else ""
+        what = f"{count} held-out examples{kind}, fewer than {MIN_PAIRS} (of {total} in all)"
+        more = "add 'Not:' lines to more dialogues, write more of them" if pairs else "take a longer export"
+        remedy = f"{more}, or raise 'heldout' in the recipe"
         raise ActionError(what, where=names, remedy=remedy)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from amybuild.actions.context import ActionContext
 from amybuild.actions.verify import read_baseline
 from amybuild.errors import ActionError
-from amybuild.model.data import margins, read_pairs, read_replies, write_json
+from amybuild.model.data import gain, margins, read_pairs, read_replies, write_json
 from amybuild.model.load import deterministic, load_base
 from amybuild.model.score import neutral_kl, reply_states
 from amybuild.model.train import checked
@@ -42,7 +42,7 @@ def run(ctx: ActionContext) -> None:
             behaviours[name] = {
                 "base": before["margin"],
                 "persona": found["margin"],
-                "gain": found["margin"] - before["margin"],
+                "gain": gain(before, found),
                 "pairs": len(pairs),
                 "behaviour": [before["margin_behaviour"], found["margin_behaviour"]],
                 "counter": [before["margin_counter"], found["margin_counter"]],

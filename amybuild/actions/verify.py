@@ -8,7 +8,7 @@ from typing import Any
 
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
-from amybuild.model.data import margins, read_pairs, read_replies, write_json
+from amybuild.model.data import gain, margins, read_pairs, read_replies, write_json
 from amybuild.model.load import deterministic, load_base
 from amybuild.model.score import neutral_kl, reply_states
 from amybuild.model.train import checked
@@ -50,7 +50,7 @@ def run(ctx: ActionContext) -> None:
                 result["alone"] = margins(base, pairs)
     result["pairs"], result["neutral_texts"] = len(pairs), len(neutral)
     if pairs:
-        result["gain"] = result["alone"]["margin"] - result["base"]["margin"]
+        result["gain"] = gain(result["base"], result["alone"])
     fail_on_gates(ctx.action, result, gates)
     result["passed"] = True
     write_json(ctx.out / "verify.json", result)
@@ -81,7 +81,8 @@ def fail_on_gates(target: str, result: Mapping[str, Any], gates: Mapping[str, fl
     floor, roof = gates.get("min_margin_gain"), gates.get("max_neutral_kl")
     if floor is not None and "gain" in result and not result["gain"] >= floor:
         raise ActionError(
-            f"the held-out margin gains {result['gain']:+.4f} nats per token at strength "
+            f"the held-out {'log p' if result.get('alone', {}).get('margin', 0) is None else 'margin'} gains "
+            f"{result['gain']:+.4f} nats per token at strength "
             f"{result['alpha'] * result['lambda']:g}; the gate is min_margin_gain = {floor:g}",
             where=target,
             remedy="train longer (steps, lr), give the node more or clearer dialogues, raise alpha, or lower the gate",

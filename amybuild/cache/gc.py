@@ -16,6 +16,7 @@ from amybuild.cache.history import BuildRecord, History
 from amybuild.cache.lease import Room, guard, living
 from amybuild.cache.store import Files, Store, parse_listing
 from amybuild.cache.verify import Verified
+from amybuild.digest import digest_value
 from amybuild.errors import CacheDamage
 
 KEEP = 10  # builds of each project
@@ -76,6 +77,8 @@ def find_roots(cache: Path, keep: int = KEEP) -> Roots:
                 raise _unreadable(history.builds_path / f"{build}.json")
             roots.add(record)
         roots.keys |= set(history.last_keys().values())
+        roots.trees |= set(history.snapshots())
+        roots.keys |= {digest_value("snapshot", tree) for tree in history.snapshots()}
     return roots
 
 

@@ -15,6 +15,8 @@ from amybuild.kept import Stamp, stamp_of
 
 SCHEMA = 1
 PRODUCT = "persona/product"  # the link map among a build's results: kept, collected and fetched like any of them
+SNAPSHOT = "memory/snapshot"  # what a memory server said, likewise
+BESIDE = frozenset({PRODUCT, SNAPSHOT})  # what a build keeps beside the results of its actions: no part of its hash
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class History:
             "log": [row for row in log if isinstance(row, list) and len(row) == 3] if isinstance(log, list) else [],
             "names": _table(data.get("names"), str),
             "pins": _table(data.get("pins"), str),
+            "memory": _table(data.get("memory"), list),
         }
 
     def _update(self, change: Callable[[dict[str, Any]], None]) -> None:
@@ -126,6 +129,23 @@ class History:
     def products(self) -> list[str]:
         """The builds that lie in product folders now."""
         return [str(stamp.get("build", "")) for stamp in self._state["product"].values()]
+
+    # snapshots of memory servers
+
+    def snapshot(self, source: str) -> tuple[str, float]:
+        """The tree of what a source said last, and when (unix seconds); ``("", 0.0)`` when nothing is known."""
+        found = self._state["memory"].get(source)
+        try:
+            return str(found[0]), float(found[1])
+        except (TypeError, ValueError, IndexError):
+            return "", 0.0
+
+    def set_snapshot(self, source: str, tree: str, read: float) -> None:
+        self._update(lambda state: state["memory"].update({source: [tree, read]}))
+
+    def snapshots(self) -> list[str]:
+        """The trees of what every source said last."""
+        return [tree for tree in (self.snapshot(source)[0] for source in self._state["memory"]) if tree]
 
     # builds
 

@@ -93,6 +93,8 @@ def _build_parser() -> argparse.ArgumentParser:
         help="a variant: for example task.listening.alpha=0.3",
     )
     add("--locked", action="store_true", help="fail (3) unless everything is as Personafile.lock pins it")
+    add("--offline", action="store_true", help="ask no memory server: take what it said last")
+    add("--pull", action="store_true", help="ask the memory server now, however new its last answer is")
     add(
         "--check",
         action="store_true",
@@ -119,10 +121,20 @@ def _options(args: argparse.Namespace) -> Any:
         jobs=args.jobs,
         keep_going=args.keep_going,
         locked=args.locked,
+        server=_asked(args),
         check=args.check,
         out=Path(args.out) if args.out else None,
         memory=size_of(args.memory, "--memory"),
     )
+
+
+def _asked(args: argparse.Namespace) -> str:
+    """When a memory server is asked. Whatever only looks never asks."""
+    if sum((args.offline, args.pull, args.locked)) > 1:
+        raise InputError("--offline, --pull and --locked exclude each other", where="amybuild")
+    if args.locked:
+        return "pinned"
+    return "never" if args.offline or args.explain or args.dry_run else "now" if args.pull else "due"
 
 
 # options under which "up to date" is an answer that may be kept: any other one, and those to come, ask something else
@@ -161,13 +173,16 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, arg
     proven = proof(project, summary, evidence)
     if proven is not None:
         again = replace(summary, ran=[], hits=[*summary.ran, *summary.hits], published=False)
-        built = "" if args.quiet else _last_line(again, "0.0 s", "") + "\n"
+        recalled = project.recalled
+        built = "" if args.quiet else _last_line(again, "0.0 s", "", recalled) + "\n"
         explained = "" if args.targets else _fresh(project) + "\n"  # of what was named there is an account
-        noop.keep(asked, built, explained, proven)
+        span = () if recalled is None or recalled.until is None else (recalled.read, recalled.until)
+        noop.keep(asked, built, explained, proven, span)
 
 
 def _fresh(project: Any) -> str:
-    return f"{project.persona.name} is up to date ({len(project.actions)} actions)"
+    told = f", {project.recalled.told}" if project.recalled else ""
+    return f"{project.persona.name} is up to date ({len(project.actions)} actions{told})"
 
 
 def _explain(project: Any, args: argparse.Namespace) -> int:
@@ -231,7 +246,7 @@ def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, An
         if summary.info and (summary.ran or summary.published):
             text = behaviours(summary.info.get("verification", {}))
             print(text + "\n" if text else "", end="")
-        print(_last_line(summary, duration(seconds), duration(summary.saved)), file=sys.stderr)
+        print(_last_line(summary, duration(seconds), duration(summary.saved), project.recalled), file=sys.stderr)
     return 1 if failed else 0, summary
 
 
@@ -242,11 +257,12 @@ def _warn(warnings: Sequence[str], shown: int = 3) -> None:
         print(f"warning: … and {len(warnings) - shown} more", file=sys.stderr)
 
 
-def _last_line(summary: Any, seconds: str, saved: str) -> str:
+def _last_line(summary: Any, seconds: str, saved: str, recalled: Any) -> str:
     if summary.failed:
         blocked = f", {len(summary.blocked)} not reached" if summary.blocked else ""
         return f"{len(summary.failed)} failed, {len(summary.ran)} ran, {len(summary.hits)} reused{blocked} ({seconds})"
     build = f", build {summary.build[:12]}" if summary.build else ""
+    build += f", {recalled.told}" if recalled is not None else ""
     place = f" -> {os.path.relpath(summary.product)}" if summary.product and summary.published else ""
     if not summary.ran:
         word = "put back from the cache" if summary.published else "is up to date"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from amybuild.graph.graph import Action, ActionGraph, NodeSource, PathSource
 from amybuild.memory.graph import MemoryGraph
 from amybuild.memory.node import Node, cut
 from amybuild.memory.query import QueryError
+from amybuild.memory.text import inside
 from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task
 
 _CORPUS = ("heldout", "min_examples")
@@ -73,6 +75,11 @@ class _Analysis:
             raise InputError(f"no such file or folder: {name}", where=where)
         return PathSource(path, self.digest_path(path))
 
+    def _inside(self, name: str, where: str) -> PathSource:
+        """The same of what people wrote: it must lie in the project, with all that it holds."""
+        path = inside(self.persona.root, name, where)
+        return PathSource(path, self.digest_path(path))
+
     def _nodes(self, where: str, node: str | None, query: str | None) -> tuple[NodeSource, ...]:
         """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
         try:
@@ -94,11 +101,7 @@ class _Analysis:
         target = task.target
         inputs = {"base": self.base, "neutral": self.neutral}
         if task.has_dialogues:
-            nodes = self._nodes(f"{task.where} {'node' if task.node else 'query'}", task.node, task.query)
-            params, origins = _take(task.recipe, _CORPUS)
-            inputs["corpus"] = self.graph.add(
-                Action(f"{target}/corpus", target, "corpus", params, nodes=nodes, origins=origins)
-            )
+            inputs["corpus"] = self._corpus(task)
         self.vectors[task.name] = vector = self._vector(task, tasks, inputs)
         needs = task.recipe.resources
         params, origins = _take(task.recipe, _VERIFY)
@@ -113,6 +116,23 @@ class _Analysis:
         inputs["vector"] = vector
         self.graph.add(Action(f"{target}/verify", target, "verify", params, inputs, origins=origins, resources=needs))
         return vector
+
+    def _corpus(self, task: Task) -> str:
+        """The action that makes a task's examples: from nodes, from a JSONL file, or from a chat."""
+        params, origins = _take(task.recipe, _CORPUS)
+        id = f"{task.target}/corpus"
+        nodes: tuple[NodeSource, ...] = ()
+        source: PathSource | None = None
+        if task.chat:
+            params |= {one.name: getattr(task.chat, one.name) for one in fields(task.chat) if one.name != "path"}
+            params |= {"names": dict(task.chat.names), "redact": list(task.chat.redact)}
+            source = self._inside(task.chat.path, f"{task.where} chat")
+        elif task.examples is not None:
+            source = self._inside(task.examples, f"{task.where} examples")
+        else:
+            nodes = self._nodes(f"{task.where} {'node' if task.node else 'query'}", task.node, task.query)
+        rule = "chat" if task.chat else "corpus"
+        return self.graph.add(Action(id, task.target, rule, params, nodes=nodes, source=source, origins=origins))
 
     def _vector(self, task: Task, tasks: dict[str, Task], inputs: dict[str, str]) -> str:
         """The action that makes a task's vector: an analogy, one taken from outside, or a training."""

@@ -33,6 +33,7 @@ RULES: Mapping[str, Rule] = {
             data=("actions/neutral_prompts.txt",),
         ),
         Rule("corpus", "amybuild.actions.corpus:run"),
+        Rule("chat", "amybuild.actions.chat:run"),
         Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), resources=_ONE_MODEL),
         Rule("adopt", "amybuild.actions.adopt:run", ("safetensors",)),
         Rule("combine", "amybuild.link.combine:run", ("numpy",)),

@@ -60,7 +60,9 @@ def _behaviours(persona: Mapping[str, Any]) -> str:
         verified = _table(target, "verify")
         base = found.get("base", _table(verified, "base").get("margin"))
         alone = found.get("alone", _table(verified, "alone").get("margin"))
-        source = target.get("node") or target.get("query") or ("an analogy" if target.get("analogy") else "")
+        unnamed = {"analogy": "an analogy", "examples": "a file of examples", "chat": "a chat"}
+        unnamed_source = next((said for key, said in unnamed.items() if target.get(key)), "")
+        source = target.get("node") or target.get("query") or unnamed_source
         cells = [f"`{target.get('name')}`", f"`{source}`" if source else "", _number(target.get("alpha"), "g")]
         rows.append([*cells, _number(base), _number(alone), _number(found.get("persona"))])
     if not rows:

@@ -17,8 +17,6 @@ from amybuild.memory.markdown import read_folder
 from amybuild.memory.node import Node, find_section, split_key
 from amybuild.memory.reading import Reading
 
-_LATER = ("mcp:", "stdio:", "http:", "https:", "unix:")
-
 
 @dataclass(frozen=True)
 class MemoryGraph:
@@ -84,13 +82,13 @@ class MemoryGraph:
         return tuple(self.nodes[key] for key in run_query(parse_query(query), self))
 
 
-def build_graph(nodes: Iterable[Node], source: str = "") -> MemoryGraph:
-    """A graph of `nodes` (their keys differ), with a warning for each link to a node that is not there."""
+def build_graph(nodes: Iterable[Node], source: str = "", warnings: tuple[str, ...] = ()) -> MemoryGraph:
+    """A graph of `nodes` (their keys differ), with `warnings` and one for each link to a node that is not there."""
     by_key = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
-    graph = MemoryGraph(by_key, source)
+    graph = MemoryGraph(by_key, source, warnings)
     lost = dangling(graph.index)
-    warnings = tuple(f"{by_key[key].source or key}: links to '{target}', which is no node" for key, target in lost)
-    return replace(graph, warnings=warnings) if warnings else graph
+    told = tuple(f"{by_key[key].source or key}: links to '{target}', which is no node" for key, target in lost)
+    return replace(graph, warnings=warnings + told) if told else graph
 
 
 def read_graph(source: str, root: Path, reading: Reading | None = None) -> MemoryGraph:
@@ -99,12 +97,6 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
     `reading` knows the nodes of an earlier reading, and learns what is read now.
     """
     reading = reading or Reading()
-    if source.startswith(_LATER):
-        raise InputError(
-            "this kind of source is not supported yet",
-            where=f"graph source '{source}'",
-            remedy="use a folder of Markdown nodes or a nodes.jsonl file",
-        )
     path = root / source
     shown = source.rstrip("/") or "/"
     if os.path.isdir(path):  # Path's own raises for a name that is too long

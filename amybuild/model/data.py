@@ -42,23 +42,28 @@ def read_replies(file: Path, tokenizer: Any, *, reply: str = "continuation", max
 
 @dataclass(frozen=True)
 class Pair:
-    """One held-out case: the wanted and the rejected reply to the same context."""
+    """One held-out case: the wanted reply to a context, and the rejected one where there is one."""
 
     wanted: Encoded
-    rejected: Encoded
+    rejected: Encoded | None
     counter: bool
 
 
 def read_pairs(file: Path, tokenizer: Any, *, max_tokens: int = 512) -> list[Pair]:
-    """The lines that have a rejected reply, as pairs."""
-    rows = [row for row in read_lines(file) if row.get("rejected")]
+    """The lines that have a rejected reply, as pairs; all lines, without one, where none has (a chat)."""
+    lines = read_lines(file)
+    paired = [row for row in lines if row.get("rejected")]
+
+    def encoded(row: Mapping[str, Any], reply: str) -> Encoded:
+        return encode(tokenizer, row["id"], row["messages"], row[reply], max_tokens=max_tokens)
+
     return [
         Pair(
-            encode(tokenizer, row["id"], row["messages"], row["continuation"], max_tokens=max_tokens),
-            encode(tokenizer, row["id"], row["messages"], row["rejected"], max_tokens=max_tokens),
+            encoded(row, "continuation"),
+            encoded(row, "rejected") if paired else None,
             bool(row.get("counter")),
         )
-        for row in rows
+        for row in paired or lines
     ]
 
 
@@ -66,17 +71,27 @@ def margins(base: Loaded, pairs: list[Pair]) -> dict[str, float | None]:
     """Mean of log p(wanted) - log p(rejected), each per token (nats): over all pairs, over the behaviour's own cases,
     over its counter cases (None where there are none), and the mean log p per token of each side.
     """
-    scores = reply_scores(base, [pair.wanted for pair in pairs] + [pair.rejected for pair in pairs])
+    others = [pair.rejected for pair in pairs if pair.rejected is not None]  # all have one, or none
+    scores = reply_scores(base, [pair.wanted for pair in pairs] + others)
     wanted = [score.per_token for score in scores[: len(pairs)]]
     rejected = [score.per_token for score in scores[len(pairs) :]]
-    gaps = [w - r for w, r in zip(wanted, rejected, strict=True)]
+    gaps = [(w - r, pair.counter) for w, r, pair in zip(wanted, rejected, pairs, strict=False)]
     return {
-        "margin": _mean(gaps),
-        "margin_behaviour": _mean(g for g, pair in zip(gaps, pairs, strict=True) if not pair.counter),
-        "margin_counter": _mean(g for g, pair in zip(gaps, pairs, strict=True) if pair.counter),
+        "margin": _mean(gap for gap, _ in gaps),
+        "margin_behaviour": _mean(gap for gap, counter in gaps if not counter),
+        "margin_counter": _mean(gap for gap, counter in gaps if counter),
         "logp_continuation": _mean(wanted),
         "logp_rejected": _mean(rejected),
     }
+
+
+def gain(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> float:
+    """What `margins` gained, nats per token: the margin, or log p of the wanted replies where none is rejected."""
+    name = "margin" if after["margin"] is not None else "logp_continuation"
+    one, two = before[name], after[name]
+    if one is None or two is None:
+        raise ActionError("nothing was measured", where=name, remedy="build it again")
+    return two - one
 
 
 def _mean(values: Iterable[float]) -> float | None:

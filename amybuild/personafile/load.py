@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
+from amybuild.personafile.chat import read_chat
 from amybuild.personafile.check import Table
 from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
-from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Steer, Task
+from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Server, Steer, Task
 
 _EMOTIONS = "type:episodic"
-_SOURCES = ("node", "query", "analogy", "checkpoint", "adapter")
+_SOURCES = ("node", "query", "analogy", "checkpoint", "adapter", "examples", "chat")
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,11 @@ def _one_base(name: str, table: Table) -> Base:
 def _task(name: str, table: Table, book: RecipeBook) -> Task:
     sources = [key for key in _SOURCES if key in table.data]
     taken = [key for key in ("checkpoint", "adapter") if key in table.data]
-    told = [key for key in sources if key not in taken]  # nodes beside a vector from outside only measure it
+    told = [key for key in sources if key not in taken]  # examples beside a vector from outside only measure it
     if len(taken) > 1 or len(told) > 1 or not sources or (taken and "analogy" in told):
         raise table.fail(f"needs exactly one of {', '.join(_SOURCES)}; has {', '.join(sources) or 'none'}")
-    node, query = table.take("node", str), table.take("query", str)
+    node, query, examples = (table.take(key, str) for key in ("node", "query", "examples"))
+    chat = read_chat(table)
     outside = {key: table.take(key, str) for key in ("checkpoint", "adapter")}
     analogy = None
     if "analogy" in table.data:
@@ -133,7 +135,9 @@ def _task(name: str, table: Table, book: RecipeBook) -> Task:
     scale = tuple(read_scale(table, "scale"))
     recipe = book.resolve(table.take("recipe", str, "lora-sft"), "task", table)
     table.done()
-    return Task(name, table.at(), alpha, recipe, node, query, analogy, **outside, scale=scale)
+    return Task(
+        name, table.at(), alpha, recipe, node, query, analogy, **outside, scale=scale, examples=examples, chat=chat
+    )
 
 
 def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
@@ -178,6 +182,20 @@ def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:
         out |= set(names) - {name.removeprefix("task.") for name in variant.only}
     rank = params.pop("adapter_rank", None)
     return Link(table.at(), method, lam, params, rank, frozenset(out))
+
+
+_AGE = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _server(graph: Table) -> Server:
+    """``[graph] pull``: "always", "manual", or for how long an answer is taken as it is; and `timeout`."""
+    pull = graph.take("pull", str, "1m")
+    age = re.fullmatch(r"(\d{1,9})([smhd])", pull)
+    if age is None and pull not in ("always", "manual"):
+        remedy = 'for example pull = "10m": within ten minutes a build does not ask again'
+        raise graph.fail(f"'{pull}' is no age, 'always' or 'manual'", "pull", remedy)
+    fresh = float(age[1]) * _AGE[age[2]] if age else None if pull == "manual" else 0.0
+    return Server(fresh, graph.within("timeout", float, 60.0, lambda value: value > 0, "must be more than 0"))
 
 
 def _check_analogies(tasks: Mapping[str, Task]) -> None:
@@ -229,6 +247,7 @@ def _load(file: Path, variant: Variant) -> Persona:
     about.done()
     graph = top.child("graph")
     source = graph.take("source", str, "memory")
+    server = _server(graph)
     graph.done()
     tasks = tuple(_task(n, t, book) for n, t in _named(top, "task"))
     _check_analogies({t.name: t for t in tasks})
@@ -249,4 +268,6 @@ def _load(file: Path, variant: Variant) -> Persona:
     shared.done()
     top.done()
     texts = {"Personafile.toml": text, **book.texts}
-    return Persona(name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, texts)
+    return Persona(
+        name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, server, texts
+    )

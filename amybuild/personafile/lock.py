@@ -46,8 +46,9 @@ class Lock:
 
 
 def shared(actions: Pins) -> dict[str, tuple[str, str]]:
-    """The pins of targets that are made from others: the link, the persona, and analogies."""
-    made = {"checkpoint", "persona"} | {id.rpartition("/")[0] for id in actions if id.endswith("/combine")}
+    """The pins of targets that are made from others: the link, the persona, and analogies; and of the memory as it was
+    read, which all targets share."""
+    made = {"checkpoint", "persona", "memory"} | {id.rpartition("/")[0] for id in actions if id.endswith("/combine")}
     return {id: pair for id, pair in actions.items() if id.rpartition("/")[0] in made}
 
 

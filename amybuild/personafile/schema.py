@@ -47,11 +47,30 @@ class Analogy:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A target that is a task vector: learned from nodes, an analogy of three others, or taken from outside.
+class Chat:
+    """An export of a chat (a file or folder of the project) and how it becomes examples of what `speaker` says.
 
-    `checkpoint` (a fine-tuned model's folder) and `adapter` (a PEFT folder) are taken as they are; nodes beside them
-    only measure. `scale` holds per-tensor factors of this vector, `{"match": glob, "factor": number}` each.
+    `turns` before a reply are its context; a silence of `gap_hours` ends a conversation. Replies count half as often
+    every `half_life_days` (0: all alike). `names`: what people are called instead. `redact`: what is taken out.
+    """
+
+    path: str
+    speaker: str
+    turns: int
+    gap_hours: float
+    half_life_days: float
+    max_examples: int
+    names: Mapping[str, str]
+    redact: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A target that is a task vector: learned from examples, an analogy of three others, or taken from outside.
+
+    Examples are those of nodes (`node`, `query`), of a JSONL file (`examples`) or of a `chat`. `checkpoint` (a
+    fine-tuned model's folder) and `adapter` (a PEFT folder) are taken as they are; examples beside them only measure.
+    `scale` holds per-tensor factors of this vector, `{"match": glob, "factor": number}` each.
     """
 
     name: str
@@ -64,6 +83,8 @@ class Task:
     checkpoint: str | None = None
     adapter: str | None = None
     scale: tuple[Mapping[str, Any], ...] = ()
+    examples: str | None = None
+    chat: Chat | None = None
 
     @property
     def target(self) -> str:
@@ -77,8 +98,8 @@ class Task:
 
     @property
     def has_dialogues(self) -> bool:
-        """Whether there is a held-out margin to measure (neutral text there always is)."""
-        return self.node is not None or self.query is not None
+        """Whether there are held-out examples to measure by (neutral text there always is)."""
+        return any(one is not None for one in (self.node, self.query, self.examples, self.chat))
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,15 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Server:
+    """How a memory server is asked; in no key. `fresh`: seconds for which a build takes its last answer without asking
+    again (None: for ever). `timeout`: seconds to wait for one answer."""
+
+    fresh: float | None = 60.0
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
 class Cache:
     """Where results are shared with other projects and machines; in no key."""
 
@@ -147,6 +177,7 @@ class Persona:
     readout: Readout | None
     link: Link
     cache: Cache
+    server: Server = Server()
     texts: Mapping[str, str] = field(default_factory=dict)  # what was read: "Personafile.toml", "recipes/NAME.toml"
 
     def linked(self) -> tuple[Task, ...]:

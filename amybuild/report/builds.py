@@ -11,6 +11,7 @@ from amybuild.report.text import behaviours, table
 from amybuild.report.why import Texts, cause_lines
 
 _SOURCES = ("checkpoint", "adapter", "node", "query")
+_UNNAMED = ("examples", "chat")
 
 
 def show(info: Mapping[str, Any], layers: bool = False) -> str:
@@ -24,7 +25,8 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     ]
     rows = []
     for target in info["targets"]:
-        source = next((str(target[key]) for key in _SOURCES if target.get(key)), "analogy")
+        told = [str(target[key]) for key in _SOURCES if target.get(key)]
+        source = next(iter([*told, *(key for key in _UNNAMED if target.get(key))]), "analogy")
         rows.append([target["name"], f"{target['alpha']:g}", target.get("recipe", "-"), source, target["vector"][:12]])
     if rows:
         out += ["", table(rows, ["task", "alpha", "recipe", "from", "vector"])]

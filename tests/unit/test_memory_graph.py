@@ -136,8 +136,6 @@ def test_sources(tmp_path: Path) -> None:
         ("memroy", "did you mean 'memory'"),
         ("no/where/x", "no such file"),
         ("g.txt", "not a memory graph"),
-        ("unix:/x.sock", "not supported yet\n.*folder"),
-        ("https://x", "not supported yet"),
     ):
         with pytest.raises(InputError, match=says):
             read_graph(source, tmp_path)

@@ -1,0 +1,155 @@
+"""Snapshots: what a memory server said, kept by content, so that no build depends on the server twice.
+
+When a server is asked (`Ask`):
+
+* A plain build asks when the last answer is older than `[graph] pull` (a minute, if it says nothing). Within that time
+  it works from the snapshot, and a no-op is answered by stat alone; its line says as of when.
+* `--pull` and `amybuild memory pull` ask now. `--offline`, and whatever only looks (`--explain`, `-n`, `graph`,
+  `memory status`), never ask. `--locked` takes the snapshot that the lock pins.
+* A server that does not answer is no failure of a build that has a snapshot: it is told, and nothing is kept of it, so
+  the next build asks again. A server that says what is wrong (`InputError`) fails the build: its memory wants mending.
+
+A snapshot is a tree of canonical nodes under a record of its own, so it is held, collected, checked and shared like the
+result of an action. The last one of each source stays, and those of every build that is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.history import SNAPSHOT, History
+from amybuild.cache.store import disk_errors
+from amybuild.digest import digest_value
+from amybuild.errors import CacheDamage, InputError, PinError
+from amybuild.memory.address import shown
+from amybuild.memory.graph import MemoryGraph, build_graph
+from amybuild.memory.mcp import Limits, Unreachable
+from amybuild.memory.snapshot import pack, unpack
+from amybuild.memory.source import read_source
+from amybuild.personafile.schema import Persona
+
+
+class Ask(Enum):
+    """When a memory server is asked anew."""
+
+    NEVER = "never"
+    DUE = "due"
+    NOW = "now"
+    PINNED = "pinned"
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A graph as it was read from a server at `read` (unix seconds), and the snapshot that holds it.
+
+    `until`: when the server is to be asked again (None: not by itself)."""
+
+    graph: MemoryGraph
+    key: str
+    output: str
+    read: float
+    until: float | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """As of when, for people."""
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.read))
+        return f"memory read {when}"
+
+
+def recall(persona: Persona, cache: ActionCache, history: History, ask: Ask, now: float) -> Recalled:
+    """The memory of a persona whose graph a server keeps: from a snapshot, or asked now, as `ask` says."""
+    if ask is Ask.PINNED:
+        return _pinned(persona, cache, history, now)
+    last = _last(persona, cache, history)
+    if last is not None and (ask is Ask.NEVER or (ask is Ask.DUE and not _due(last, now))):
+        return last
+    if ask is Ask.NEVER:
+        remedy = "amybuild memory pull asks the server"
+        raise InputError("nothing was read from this server yet", where=shown(persona.graph), remedy=remedy)
+    try:
+        return pull(persona, cache, history, now)
+    except Unreachable as error:
+        if last is None or ask is Ask.NOW:
+            raise
+        return replace(last, until=now, notes=(f"{error.where}: {error.what}; {last.told} is used", *last.notes))
+
+
+def _due(last: Recalled, now: float) -> bool:
+    return last.until is not None and not last.read <= now < last.until  # a clock that was set back proves nothing
+
+
+def pull(persona: Persona, cache: ActionCache, history: History, now: float) -> Recalled:
+    """Ask the server, and keep what it says: whole, or nothing of it."""
+    limits = Limits(seconds=persona.server.timeout)
+    graph = read_source(persona.graph, persona.root, limits=limits)
+    store = cache.store
+    try:
+        room = store.scratch()
+        with disk_errors(room):
+            for name, data in pack(graph.nodes.values()).items():
+                (room / name).write_bytes(data)
+        output = store.put_tree(room)
+        key = snapshot_key(output)
+        if cache.lookup(key) is None:
+            when = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(now))
+            cache.publish(Record(SNAPSHOT, "snapshot", key, (), output, 0.0, when))
+        history.set_snapshot(_source(persona), output, now)  # from here on history keeps it from a collection
+    finally:
+        store.close()
+    return Recalled(graph, key, output, now, _until(persona, now))
+
+
+def snapshot_key(output: str) -> str:
+    """The key of the record under which a snapshot is kept: it follows from what it holds."""
+    return digest_value("snapshot", output)
+
+
+def _source(persona: Persona) -> str:
+    """The name of a source in the state: addresses may hold secrets."""
+    return digest_value("source", persona.graph)[:16]
+
+
+def _until(persona: Persona, read: float) -> float | None:
+    return None if persona.server.fresh is None else read + persona.server.fresh
+
+
+def _last(persona: Persona, cache: ActionCache, history: History) -> Recalled | None:
+    """What the server said last; None when nothing is known, or it is no longer whole."""
+    output, read = history.snapshot(_source(persona))
+    graph = _read(cache, output, persona) if output else None
+    return None if graph is None else Recalled(graph, snapshot_key(output), output, read, _until(persona, read))
+
+
+def _pinned(persona: Persona, cache: ActionCache, history: History, now: float) -> Recalled:
+    from amybuild.pins import pinned_build, read_lock
+
+    lock = read_lock(persona.file)
+    account = pinned_build(lock) or next(iter(lock.accounts.values()), None)  # a merged lock: of either side
+    key, output = account.pins.get(SNAPSHOT, ("", "")) if account else ("", "")
+    if not output:
+        where, remedy = f"{persona.file.stem}.lock", "amybuild, then amybuild pin"
+        raise PinError("it pins no snapshot of the memory", where=where, remedy=remedy)
+    graph = _read(cache, output, persona)
+    if graph is None:
+        remedy = "point AMYBUILD_CACHE or [cache] remote at a cache that has it"
+        raise PinError(f"the pinned snapshot {output[:12]} is not in the cache", where="memory", remedy=remedy)
+    last, read = history.snapshot(_source(persona))
+    return Recalled(graph, key, output, read if last == output else now, None)
+
+
+def _read(cache: ActionCache, output: str, persona: Persona) -> MemoryGraph | None:
+    store = cache.store
+    if cache.lookup(snapshot_key(output)) is None:
+        return None
+    try:
+        files: Mapping[str, object] = store.tree(output) or {}
+        data = {name: store.read_file(output, name) or b"" for name in files}
+        return build_graph(unpack(data), shown(persona.graph)) if data else None
+    except (CacheDamage, InputError):
+        return None
