@@ -73,6 +73,8 @@ def _build(project: Project, plan: Plan, sink: Sink) -> Summary:
         locked({id: (r.key, r.output, components_from_json(r.manifest)) for id, r in records.items()})
     if project.whole and not summary.failed and not summary.blocked:
         _complete(project, records, summary, sink)
+        if summary.build:
+            project.history.set_nodes(project.digests)
     return summary
 
 

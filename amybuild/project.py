@@ -75,6 +75,7 @@ class Project:
         self.recalled = self._recalled()
         memory = self.recalled.graph if self.recalled else self._read()
         self.warnings = tuple(memory.warnings)
+        self._index = memory.index
         self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
@@ -128,6 +129,11 @@ class Project:
         if untouched(root, self._stats):
             return True
         return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of every node of the memory, whoever reads it, by key."""
+        return {key: entry.digest for key, entry in self._index.items()}
 
     def plan(self) -> Plan:
         """What is in the cache and what has to run."""

@@ -25,7 +25,7 @@ from amybuild.cache.history import SNAPSHOT, History
 from amybuild.cache.store import disk_errors
 from amybuild.digest import digest_value
 from amybuild.errors import CacheDamage, InputError, PinError
-from amybuild.memory.address import shown
+from amybuild.memory.address import is_server, shown
 from amybuild.memory.graph import MemoryGraph, build_graph
 from amybuild.memory.mcp import Limits, Unreachable
 from amybuild.memory.snapshot import pack, unpack
@@ -86,6 +86,9 @@ def _due(last: Recalled, now: float) -> bool:
 
 def pull(persona: Persona, cache: ActionCache, history: History, now: float) -> Recalled:
     """Ask the server, and keep what it says: whole, or nothing of it."""
+    if not is_server(persona.graph):
+        remedy = "amybuild reads it whenever it builds; amybuild memory diff shows what changed"
+        raise InputError("the memory lies in files: there is no server to ask", where="[graph] source", remedy=remedy)
     limits = Limits(seconds=persona.server.timeout)
     graph = read_source(persona.graph, persona.root, limits=limits)
     store = cache.store

@@ -52,6 +52,7 @@ class History:
         self.id = name or digest_bytes(self._project.encode())[:16]
         self.state_path = cache / "state" / f"{self.id}.json"
         self.builds_path = cache / "builds" / self.id
+        self._nodes_path = cache / "memory" / f"{self.id}.json"
         self._room = cache / "tmp"
         self._state = self._load()
 
@@ -146,6 +147,20 @@ class History:
     def snapshots(self) -> list[str]:
         """The trees of what every source said last."""
         return [tree for tree in (self.snapshot(source)[0] for source in self._state["memory"]) if tree]
+
+    # memory nodes
+
+    def nodes(self) -> dict[str, str] | None:
+        """The digest of every memory node, by key, as the last build found them; None when that is not known."""
+        try:
+            found = unseal(self._nodes_path.read_bytes())["nodes"]
+            return {str(key): str(digest) for key, digest in found.items()}
+        except (OSError, TypeError, KeyError, AttributeError):
+            return None
+
+    def set_nodes(self, digests: Mapping[str, str]) -> None:
+        if self.nodes() != digests:
+            write_atomic(self._nodes_path, seal({"nodes": dict(digests)}), self._room)
 
     # builds
 

@@ -35,6 +35,7 @@ commands:
   amybuild sweep KEY=V,V,…      link and measure many settings of the coefficients, without training
   amybuild gc                   free what no pin, recent build or running process needs
   amybuild fsck                 hash the whole cache again, find damage, mend it
+  amybuild memory pull          ask the memory server now; status, diff: what is learned, what changed
   amybuild watch [TARGET…]      build again after every edit
   amybuild init [DIR]           a new project to start from
   amybuild doctor               what is wrong with this project and this machine

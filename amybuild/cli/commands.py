@@ -23,6 +23,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "doctor": "project:doctor",
     "rollback": "history:rollback",
     "sweep": "sweep:sweep",
+    "memory": "memory:memory",
 }
 
 
