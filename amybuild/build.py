@@ -254,7 +254,7 @@ def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
     """Record the build and put its product in place, unless it lies there untouched."""
-    from amybuild.product import intact, keep_map, link_map, publish
+    from amybuild.product import intact, keep_map, link_map, publish, steers_as
 
     persona, history, folder = project.persona, project.history, project.folder
     outputs = {id: record.output for id, record in records.items()}
@@ -269,6 +269,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     variant = " ".join(words)
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id not in BESIDE} == keys
     told = told and (project.recalled is None or (record is not None and SNAPSHOT in record.actions))
+    told = told and record is not None and steers_as(record.info, persona)
     there = told and stamp.get("build") == hash and stamp.get("files") and not changed
     whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
     if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):

@@ -15,7 +15,7 @@ from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes, digest_value
 from amybuild.errors import CacheDamage, InputError
-from amybuild.personafile.schema import Persona, Task
+from amybuild.personafile.schema import Persona, Steer, Task
 from amybuild.provenance import sha256, statement
 
 MARK = "persona.json"
@@ -121,9 +121,7 @@ def link_map(
         "graph": dict(graph),
         "made_from": dict(made_from),
         "targets": targets,
-        "steering": [
-            {"name": s.name, "emotion": s.emotion, "digest": outputs[f"{s.target}/vectors"]} for s in persona.steers
-        ],
+        "steering": [{**_how(steer), "digest": outputs[f"{steer.target}/vectors"]} for steer in persona.steers],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
         "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
@@ -131,6 +129,16 @@ def link_map(
         "verification": _verification(store, outputs["persona/verify"], targets),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
+
+
+def _how(steer: Steer) -> dict[str, Any]:
+    return {key: getattr(steer, key) for key in ("name", "emotion", "apply", "alpha_pos", "alpha_neg")}
+
+
+def steers_as(info: Mapping[str, Any], persona: Persona) -> bool:
+    """Whether a link map tells of each steering target how the persona steers by it now: no result depends on that."""
+    told = [{key: value for key, value in one.items() if key != "digest"} for one in info.get("steering", ())]
+    return told == [_how(steer) for steer in persona.steers]
 
 
 def _text(value: Mapping[str, Any]) -> str:
@@ -273,6 +281,19 @@ def _export(store: Store, info: Mapping[str, Any], folder: Path) -> None:
     for target, place in places.items():
         if f"{target}/quality" in outputs:
             store.export(outputs[f"{target}/quality"], place)
+    _index(folder)
+
+
+def _index(folder: Path) -> None:
+    """Name the files that are weights: without an index vLLM takes readout.safetensors for some, and does not load."""
+    from amybuild.link.tensors import INDEX, SINGLE, read_shard
+
+    if (folder / SINGLE).is_file() and not (folder / INDEX).is_file():
+        tensors = read_shard(folder / SINGLE, "checkpoint").tensors
+        size = sum(stored.stop - stored.start for stored in tensors)
+        names = sorted(stored.name for stored in tensors)
+        index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, SINGLE)}
+        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def _runs(cache: ActionCache, info: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -23,6 +23,8 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "doctor": "project:doctor",
     "rollback": "history:rollback",
     "sweep": "sweep:sweep",
+    "chat": "serve:chat",
+    "export": "serve:export",
     "memory": "memory:memory",
 }
 

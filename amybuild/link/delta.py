@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,10 @@ class Difference:
     def rows(self, start: int, stop: int) -> F32:
         return self.at(self.tuned.array[start:stop], self.base.array[start:stop])
 
+    def bits(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Rows [start, stop) of both as they are stored, flat."""
+        return self.tuned.array[start:stop].reshape(-1), self.base.array[start:stop].reshape(-1)
+
     def at(self, tuned: NDArray[Any], base: NDArray[Any]) -> F32:
         """The difference of some stored values of each; float64 ones are subtracted as they are."""
         if "F64" in (self.tuned.code, self.base.code):
@@ -132,16 +136,21 @@ def fill(delta: Delta, start: int, stop: int, out: F32) -> None:
         product(
             delta.left[start:stop],
             delta.right,
-            np.float32(delta.scale),
+            delta.scale,
             out.reshape(stop - start, delta.right.shape[1]),
         )
-    elif isinstance(delta, Difference) and delta.scale == 1.0 and delta.tuned.code == delta.base.code == "BF16":
-        subtract_bf16(delta.tuned.array[start:stop].reshape(-1), delta.base.array[start:stop].reshape(-1), out)
+    elif of_bits(delta):
+        subtract_bf16(*delta.bits(start, stop), out)
     elif (held := _in_memory(delta)) is not None:
         columns = extent(delta.shape)[1]
         out[:] = held[start * columns : stop * columns]
     else:
         out[:] = delta.rows(start, stop).reshape(-1)
+
+
+def of_bits(delta: Delta) -> TypeGuard[Difference]:
+    """Whether it is nothing but the difference of two bfloat16 weights, which the kernels take from their bits."""
+    return isinstance(delta, Difference) and delta.scale == 1.0 and delta.tuned.code == delta.base.code == "BF16"
 
 
 def sample(delta: Delta, stride: int) -> F32:
@@ -151,7 +160,7 @@ def sample(delta: Delta, stride: int) -> F32:
         from amybuild.link.kernels import product_at
 
         out = np.empty(-(-rows * columns // stride), np.float32)
-        product_at(delta.left, delta.right, np.float32(delta.scale), stride, out)
+        product_at(delta.left, delta.right, delta.scale, stride, out)
         return out
     if isinstance(delta, Difference):
         tuned, base = delta.tuned.array.reshape(-1), delta.base.array.reshape(-1)
@@ -188,6 +197,17 @@ def blocks(delta: Delta, size: int) -> Iterator[F32]:
         if (stop - behind) * columns >= SPAN:
             release(delta, behind, stop)
             behind = stop
+
+
+def stretches(delta: Delta) -> Iterator[tuple[int, int]]:
+    """Ranges that cover the rows, of about `SPAN` entries each; of several, pages are given back behind each."""
+    rows, columns = extent(delta.shape)
+    step = max(1, SPAN // max(1, columns))
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        yield start, stop
+        if rows > step:
+            release(delta, start, stop)
 
 
 def release(delta: Delta, start: int, stop: int) -> None:

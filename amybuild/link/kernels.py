@@ -1,66 +1,41 @@
-"""The loops over entries, compiled by numba: differences, the trim, the election and merge, the one rounding.
+"""The loops over entries, run as machine code: differences, the trim, the election and merge, the one rounding.
 
 Every loop is a function of its entries alone, in a fixed order over the vectors, so that neither threads nor the way a
 tensor is cut into blocks can change a bit. Differences are float32; sums over vectors are float64, rounded once to the
-weight's dtype. Compiled code is kept on the disk, beside this file or, where that is not writable, in the user's cache
-folder (`NUMBA_CACHE_DIR` overrides both); a first run without it compiles for a few seconds.
+weight's dtype.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
-_PART = 512  # entries whose float64 sums stay in the first-level cache
+from amybuild.link.machine import compiled
 
-
-def compiled(**options: Any) -> Callable[[Loop], Loop]:
-    """numba's njit without the interpreter lock, kept on the disk where there is a place for it."""
-
-    def compile_one(loop: Loop) -> Loop:
-        try:
-            return njit(nogil=True, cache=True, **options)(loop)  # type: ignore[no-any-return]
-        except RuntimeError:  # no folder to keep it in
-            return njit(nogil=True, **options)(loop)  # type: ignore[no-any-return]
-
-    return compile_one
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def as_float(typing: Any, bits: Any) -> Any:
-    """uint32 bits read as a float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def as_bits(typing: Any, value: Any) -> Any:
-    """The uint32 bits of a float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), generate
+PART = 1024  # entries at a time: what is found of them for four vectors stays in the first-level cache
 
 
 @compiled()
+def widened(bits: Any) -> Any:
+    """The float32 of a bfloat16's bits."""
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
+@compiled()
+def bits_of(value: Any) -> Any:
+    """The bits of a float32, uint32."""
+    return np.float32(value).view(np.uint32)
+
+
+@compiled("u2[:]", "u2[:]", "f4[:]")
 def subtract_bf16(tuned: Any, base: Any, out: Any) -> None:
     """tuned - base: uint16 bits of bfloat16 [n] -> float32 [n]."""
     for j in range(out.size):
-        left = as_float(np.uint32(np.uint32(tuned[j]) << np.uint32(16)))
-        out[j] = left - as_float(np.uint32(np.uint32(base[j]) << np.uint32(16)))
+        out[j] = widened(tuned[j]) - widened(base[j])
 
 
-@compiled(fastmath={"contract"})
+@compiled("f4[:,:]", "f4[:,:]", "f4", "f4[:,:]", fastmath={"contract"})
 def product(left: Any, right: Any, scale: Any, out: Any) -> None:
     """(left @ right) * scale: float32 [m, r], [r, n] -> [m, n]; fused multiply-adds, the rank ascending."""
     m, rank = left.shape
@@ -91,7 +66,7 @@ def product(left: Any, right: Any, scale: Any, out: Any) -> None:
             row[j] *= scale
 
 
-@compiled(fastmath={"contract"})
+@compiled("f4[:,:]", "f4[:,:]", "f4", "i8", "f4[:]", fastmath={"contract"})
 def product_at(left: Any, right: Any, scale: Any, stride: Any, out: Any) -> None:
     """The entries 0, stride, 2 * stride … of `product`, read row by row: float32 -> [n]."""
     rank, columns = right.shape
@@ -104,71 +79,65 @@ def product_at(left: Any, right: Any, scale: Any, stride: Any, out: Any) -> None
 
 
 @compiled()
-def trim(values: Any, low: Any, high: Any) -> None:
-    """Zero, in place, what does not satisfy low <= |value| <= high: float32 [n]."""
-    for j in range(values.size):
-        value = values[j]
-        size = abs(value)
-        values[j] = value if (size >= low) & (size <= high) else np.float32(0)
+def trim(deltas: Any, lows: Any, highs: Any) -> None:
+    """Zero, in place, what does not satisfy low_i <= |delta_i| <= high_i: float32 [n, m], float64 [n], [n]."""
+    for i in range(deltas.shape[0]):
+        row, low, high = deltas[i], np.float32(lows[i]), np.float32(highs[i])
+        for j in range(row.size):
+            size = abs(row[j])
+            row[j] = row[j] if (size >= low) & (size <= high) else np.float32(0)
 
 
 @compiled()
 def total(deltas: Any, alphas: Any, out: Any) -> None:
-    """sum of alpha_i * delta_i: float32 [n, m], float64 [n] -> float64 [m]."""
-    for start in range(0, out.size, _PART):
-        part = out[start : start + _PART]
-        part[:] = 0.0
-        for i in range(deltas.shape[0]):
-            row, alpha = deltas[i, start : start + _PART], alphas[i]
-            for j in range(part.size):
-                part[j] += alpha * np.float64(row[j])
+    """sum of alpha_i * delta_i: float32 [n, PART], float64 [n] -> float64 [m <= PART]."""
+    out[:] = 0.0
+    for i in range(deltas.shape[0]):
+        row, alpha = deltas[i], alphas[i]
+        for j in range(out.size):
+            out[j] += alpha * np.float64(row[j])
 
 
 @compiled()
-def disjoint(deltas: Any, alphas: Any, shares: Any, divisors: Any, by_count: Any, out: Any) -> None:
+def disjoint(deltas: Any, alphas: Any, shares: Any, divisors: Any, by_count: Any, work: Any, out: Any) -> None:
     """The agreeing entries joined: sum(share_i * alpha_i * delta_i) / sum(divisor_i) over those with the elected sign.
 
-    deltas float32 [n, m]; alphas, shares, divisors float64 [n]; out float64 [m]. Elected is the sign of the sum of the
-    weighted entries, or of the sum of their signs (`by_count`); an exact zero elects nobody and gives 0. Divisors that
-    are all 0 leave the sum undivided.
+    deltas float32 [n, PART]; alphas, shares, divisors float64 [n]; work [n + 2, PART], out [m <= PART] float64. Elected
+    is the sign of the sum of the weighted entries, or of the sum of their signs (`by_count`); an exact zero elects
+    nobody and gives 0. Divisors that are all 0 leave the sum undivided.
     """
-    n = deltas.shape[0]
-    weighted = np.empty((n, _PART))
-    vote = np.empty(_PART)
-    over = np.empty(_PART)
-    for start in range(0, out.size, _PART):
-        part = out[start : start + _PART]
-        size = part.size
-        vote[:] = 0.0
-        over[:] = 0.0
-        part[:] = 0.0
-        for i in range(n):
-            row, alpha, mine = deltas[i, start : start + _PART], alphas[i], weighted[i]
-            if by_count:
-                for j in range(size):
-                    z = alpha * np.float64(row[j])
-                    mine[j] = z
-                    vote[j] += (1.0 if z > 0 else 0.0) - (1.0 if z < 0 else 0.0)
-            else:
-                for j in range(size):
-                    z = alpha * np.float64(row[j])
-                    mine[j] = z
-                    vote[j] += z
-        for i in range(n):
-            mine, share, divisor = weighted[i], shares[i], divisors[i]
+    n, size = deltas.shape[0], out.size
+    vote, over = work[n], work[n + 1]
+    vote[:] = 0.0
+    over[:] = 0.0
+    out[:] = 0.0
+    for i in range(n):
+        row, alpha, mine = deltas[i], alphas[i], work[i]
+        if by_count:
             for j in range(size):
-                agrees = mine[j] * vote[j] > 0
-                part[j] += share * mine[j] if agrees else 0.0
-                over[j] += divisor if agrees else 0.0
+                z = alpha * np.float64(row[j])
+                mine[j] = z
+                vote[j] += (1.0 if z > 0 else 0.0) - (1.0 if z < 0 else 0.0)
+        else:
+            for j in range(size):
+                z = alpha * np.float64(row[j])
+                mine[j] = z
+                vote[j] += z
+    for i in range(n):
+        mine, share, divisor = work[i], shares[i], divisors[i]
         for j in range(size):
-            part[j] /= over[j] if over[j] > 0 else 1.0
+            agrees = mine[j] * vote[j] > 0
+            out[j] += share * mine[j] if agrees else 0.0
+            over[j] += divisor if agrees else 0.0
+    for j in range(size):
+        out[j] /= over[j] if over[j] > 0 else 1.0
 
 
 @compiled()
 def disjoint_of_four(deltas: Any, alphas: Any, shares: Any, divisors: Any, out: Any) -> None:
     """`disjoint` by mass, for up to four vectors: the same numbers in half the time, as nothing leaves the registers.
 
-    deltas float32 [n, m], 1 <= n <= 4; alphas, shares, divisors float64 [4], zero from the n-th on.
+    deltas float32 [n, PART], 1 <= n <= 4; alphas, shares, divisors float64 [4], zero from the n-th on.
     """
     last = deltas.shape[0] - 1
     r0, r1, r2, r3 = deltas[0], deltas[min(1, last)], deltas[min(2, last)], deltas[min(3, last)]
@@ -186,7 +155,7 @@ def disjoint_of_four(deltas: Any, alphas: Any, shares: Any, divisors: Any, out: 
         out[j] = joined / (over if over > 0 else 1.0)
 
 
-@compiled()
+@compiled("u2[:]", "f8[:]", "f8", "u2[:]")
 def add_bf16(base: Any, merged: Any, strength: Any, out: Any) -> None:
     """base + strength * merged, rounded once (nearest, ties to even): bfloat16 bits [n], float64 [n] -> bits [n].
 
@@ -197,29 +166,29 @@ def add_bf16(base: Any, merged: Any, strength: Any, out: Any) -> None:
     for j in range(out.size):
         bits = base[j]
         extra = strength * merged[j]
-        exact = np.float64(as_float(np.uint32(np.uint32(bits) << np.uint32(16)))) + extra
+        exact = np.float64(widened(bits)) + extra
         near = np.float32(exact)
         back = np.float64(near)
-        word = as_bits(near)
+        word = bits_of(near)
         toward = np.uint32(word - one) if abs(back) > abs(exact) else np.uint32(word + one)
         word = toward if (back != exact) & ((word & one) == np.uint32(0)) & (abs(back) < np.inf) else word
         rounded = np.uint16(np.uint32(word + half + ((word >> np.uint32(16)) & one)) >> np.uint32(16))
         out[j] = bits if extra == 0.0 else rounded
 
 
-@compiled()
-def consensus(deltas: Any, alphas: Any, scale: Any, agree: Any) -> None:
+@compiled("f4[:,:]", "f8[:]", "f8", "i8", "f8[:,:]")
+def consensus(deltas: Any, alphas: Any, scale: Any, agree: Any, work: Any) -> None:
     """Zero, in place, the entries that fewer than `agree` vectors need (TALL masks): float32 [n, m].
 
-    Vector i needs an entry when |x_i| >= scale * |sum_k x_k - x_i|, x_i = alpha_i * delta_i in float64.
+    Vector i needs an entry when |x_i| >= scale * |sum_k x_k - x_i|, x_i = alpha_i * delta_i in float64. `work`: float64
+    [2, PART].
     """
     n, m = deltas.shape
-    whole = np.empty(_PART)
-    votes = np.empty(_PART, np.int32)
-    for start in range(0, m, _PART):
-        size = min(_PART, m - start)
+    whole, votes = work[0], work[1]
+    for start in range(0, m, PART):
+        size = min(PART, m - start)
         whole[:] = 0.0
-        votes[:] = 0
+        votes[:] = 0.0
         for i in range(n):
             row, alpha = deltas[i, start : start + size], alphas[i]
             for j in range(size):
@@ -228,14 +197,14 @@ def consensus(deltas: Any, alphas: Any, scale: Any, agree: Any) -> None:
             row, alpha = deltas[i, start : start + size], alphas[i]
             for j in range(size):
                 x = alpha * np.float64(row[j])
-                votes[j] += np.int32(1) if abs(x) >= scale * abs(whole[j] - x) else np.int32(0)
+                votes[j] += 1.0 if abs(x) >= scale * abs(whole[j] - x) else 0.0
         for i in range(n):
             row = deltas[i, start : start + size]
             for j in range(size):
                 row[j] = row[j] if votes[j] >= agree else np.float32(0)
 
 
-@compiled()
+@compiled("f4[:,:]", "f8[:]", "f4[:]")
 def spread(deltas: Any, alphas: Any, out: Any) -> None:
     """The variance over the vectors of alpha_i * delta_i, of each entry: float32 [n, m] -> float32 [m]."""
     n, m = deltas.shape
@@ -251,7 +220,7 @@ def spread(deltas: Any, alphas: Any, out: Any) -> None:
         out[j] = np.float32(square / n)
 
 
-@compiled()
+@compiled("f4[:,:]", "f4[:]", "f4")
 def keep_where(deltas: Any, values: Any, low: Any) -> None:
     """Zero, in place, the entries of every vector where value < low: float32 [n, m], [m]."""
     for i in range(deltas.shape[0]):
@@ -260,7 +229,7 @@ def keep_where(deltas: Any, values: Any, low: Any) -> None:
             row[j] = row[j] if values[j] >= low else np.float32(0)
 
 
-@compiled()
+@compiled("u8", "u8", "u8", "u8", "u8", "u4[:]")
 def philox(key0: Any, key1: Any, high0: Any, high1: Any, first: Any, out: Any) -> None:
     """Random words by Philox4x32-10 (Salmon et al., SC 2011), whole blocks of four from `first` on: uint32 [4 n].
 
@@ -285,7 +254,7 @@ def philox(key0: Any, key1: Any, high0: Any, high1: Any, first: Any, out: Any) -
         out[4 * i + 3] = d
 
 
-@compiled()
+@compiled("f4[:,:]", "i8[:,:]", "f8[:,:]")
 def middle_ranks(magnitudes: Any, order: Any, out: Any) -> None:
     """Per row the ranks from 0 (smallest) to 1, equal magnitudes sharing their mean: float32, order [m, n] -> float64.
 
@@ -308,14 +277,14 @@ def middle_ranks(magnitudes: Any, order: Any, out: Any) -> None:
             start = stop
 
 
-@compiled()
+@compiled("f4[:]", "u4[:]", "u8")
 def drop(values: Any, words: Any, limit: Any) -> None:
     """Zero, in place, the entries whose word is not below the limit: float32 [n], uint32 [n], uint64."""
     for j in range(values.size):
         values[j] = values[j] if np.uint64(words[j]) < limit else np.float32(0)
 
 
-@compiled()
+@compiled("f4[:]", "u4[:]", "f8[:]")
 def thin(values: Any, words: Any, chances: Any) -> None:
     """Keep an entry where word < chance * 2^32 and divide it by its chance, in place: float32, uint32, float64 [n]."""
     for j in range(values.size):

@@ -70,15 +70,14 @@ class Linker:
         strength = self._strength(join)
         columns = extent(weight.shape)[1]
         known = self._memo.get(ALL, _entry(span), numbers_of(len(join.parts)))
-        counts = Counts(np.array([part.alpha for part in join.parts]), (span.stop - span.start) * columns, known)
+        counts = Counts(len(join.parts), known)
         out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
         for first, last in row_blocks((span.stop - span.start, columns)):
             start, stop = span.start + first, span.start + last
-            kept, merged = join.block(start, stop, self._scratch(), counts.add_raw)
-            counts.add_kept(kept, merged)
+            merged = join.block(start, stop, self._scratch(), counts)
             add_rounded(weight, start, stop, merged, strength, out[first * columns : last * columns])
         join.finish(span.start, span.stop)
-        for part, square in zip(join.parts, counts.gram.diagonal(), strict=True):
+        for part, square in zip(join.parts, counts.table.diagonal(), strict=True):
             if not np.isfinite(square):
                 raise ActionError(
                     f"its difference of '{join.name}' holds values that are not finite numbers",
@@ -95,8 +94,10 @@ class Linker:
         """Enter one span's counts (in file order, so that sums are always taken alike)."""
         tally = self._tallies.setdefault(layer_of(span.join.name), Tally(len(self._vectors)))
         tally.tensors += int(span.start == 0)
-        tally.enter([part.place for part in span.join.parts], counts)
-        self._memo.put(ALL, _entry(span), counts.numbers.tolist())
+        parts = span.join.parts
+        size = (span.stop - span.start) * extent(span.join.weight.shape)[1]
+        tally.enter([part.place for part in parts], np.array([part.alpha for part in parts]), size, counts.table)
+        self._memo.put(ALL, _entry(span), counts.numbers)
         for part, cut in zip(span.join.parts, span.join.cuts, strict=True):
             if cut is not None and span.start == 0 and self._recipe.values.get("scope") == "tensor":
                 self._memo.put(part.vector, span.join.name, cut)

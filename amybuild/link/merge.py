@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.digest import digest_value
-from amybuild.link import kernels
-from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, release, scaled
+from amybuild.link import fused, kernels
+from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, of_bits, release, scaled
 from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
+from amybuild.link.tally import Counts
 from amybuild.link.tensors import Weight, extent
 
 F64 = NDArray[np.float64]
+Room = tuple[F32, F64, NDArray[np.int16]]
 Cut = tuple[float, float]  # the least and the largest magnitude that stay
 ALL: Cut = (0.0, float("inf"))
 _VOCABULARY = re.compile(r"embed|\bwte\b|\bwpe\b|head\b")
@@ -69,7 +71,7 @@ class Join:
         self._alphas = np.array([part.alpha for part in parts])
         self._shares = np.ones(len(parts))
         self._divisors = self._shares
-        self._padded = (self._alphas, self._shares, self._divisors)  # alphas, shares, divisors, to four
+        self._terms = np.zeros((5, max(4, len(parts))))  # all that, and the cuts, as the fused passes take it
         self._least = 0.0  # SCE's threshold on the variance
         self._result: Delta | None = None  # of a matrix method
         self._lock = threading.Lock()
@@ -118,37 +120,60 @@ class Join:
             self._divisors = np.abs([part.alpha for part in self.parts])
         elif divide == "none":
             self._divisors = np.zeros(len(self.parts))
-        room = max(0, 4 - len(self.parts))
-        alphas, shares, divisors = (np.pad(each, (0, room)) for each in (self._alphas, self._shares, self._divisors))
-        self._padded = (alphas, shares, divisors)
+        least, largest = zip(*(cut or ALL for cut in self.cuts), strict=True)
+        self._terms[:, : len(self.parts)] = self._alphas, self._shares, self._divisors, least, largest
 
     def _hold(self, scratch: Scratch) -> None:
         # differences that are looked at several times are found once when all of them are small: such a weight is one
         # span, so that the thread that holds them is the one that merges them
         rows, columns = extent(self.weight.shape)
-        missing = any(cut is None for cut in self.cuts)
+        missing = any(cut is None for cut in self.cuts) and not all(map(of_bits, self._deltas))
         if missing and self._recipe.density < 1 and len(self.parts) * rows * columns <= SPAN:
             held = scratch.matrix("held", len(self.parts), rows * columns)
             for values, part in zip(held, self.parts, strict=True):
                 fill(part.delta, 0, rows, values)
             self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
 
-    def block(self, start: int, stop: int, scratch: Scratch, look: Callable[[F32], None] | None) -> tuple[F32, F64]:
-        """Rows [start, stop): what stays of each vector, float32 [n, entries], and the merge, float64 [entries].
+    def block(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> F64:
+        """The merge of rows [start, stop), float64 [entries], counted in `counts`; lambda is not yet in.
 
-        lambda is not yet in. The arrays are the scratch's, so the next block of the thread overwrites them. `look` is
-        called with the differences before any entry is dropped.
+        The array is the scratch's, so the next block of the thread overwrites it.
         """
+        method = self._recipe.method
+        merged = scratch.vector("merged", (stop - start) * self._columns)
+        seen = 0 if counts.known else fused.RAW | fused.KEPT
+        room = scratch.room(len(self.parts))
+        if bits := self._bits(start, stop):
+            fused.join_bf16(*bits, len(self.parts), self._terms, self._how, seen, counts.table, *room, merged)
+            return merged
         kept = self._filled(start, stop, scratch)
-        if look is not None:
-            look(kept)
-        merged = scratch.vector("merged", kept.shape[1])
         if self._result is not None:
             merged[:] = self._result.rows(start, stop).reshape(-1)
-        else:
+        elif method.thins not in ("", "trim", "band"):
+            if seen:
+                counts.add_raw(kept)
+            seen &= fused.KEPT
             self._thin(kept, start * self._columns, scratch)
-            self._sum(kept, merged)
-        return kept, merged
+        fused.join(kept, self._terms, self._how, seen, counts.table, *room, merged)
+        return merged
+
+    @property
+    def _how(self) -> int:
+        if self._result is not None:
+            return fused.GIVEN
+        if not self._recipe.method.elects:
+            return fused.TOTAL
+        return fused.COUNT if self._recipe.values.get("elect") == "count" else fused.MASS
+
+    def _bits(self, start: int, stop: int) -> list[NDArray[np.uint16]]:
+        """Up to four fine-tunes' bits and the base's, where all are bfloat16 and need nothing but their difference."""
+        if self._result is not None or len(self.parts) > 4 or self._recipe.method.thins not in ("", "trim", "band"):
+            return []
+        pairs = [delta.bits(start, stop) for delta in self._deltas if of_bits(delta)]
+        if len(pairs) < len(self._deltas):
+            return []
+        base = pairs[0][1]
+        return [*(tuned for tuned, _ in pairs), *[base] * (4 - len(pairs)), base]
 
     def _filled(self, start: int, stop: int, scratch: Scratch) -> F32:
         kept = scratch.matrix("kept", len(self.parts), (stop - start) * self._columns)
@@ -156,34 +181,21 @@ class Join:
             fill(delta, start, stop, row)
         return kept
 
-    def _sum(self, kept: F32, merged: F64) -> None:
-        if self._recipe.method.elects:
-            by_count = self._recipe.values.get("elect") == "count"
-            if len(kept) <= 4 and not by_count:
-                kernels.disjoint_of_four(kept, *self._padded, merged)
-            else:
-                kernels.disjoint(kept, self._alphas, self._shares, self._divisors, by_count, merged)
-        else:
-            kernels.total(kept, self._alphas, merged)
-
     def _thin(self, kept: F32, first: int, scratch: Scratch) -> None:
         """Zero what does not stay; `first`: the flat place of the block's first entry."""
         method, values = self._recipe.method, self._recipe.values
         if method.thins == "consensus":
-            kernels.consensus(kept, self._alphas, values["need"], min(values["agree"], len(self.parts)))
+            agree, work = min(values["agree"], len(self.parts)), np.empty((2, kernels.PART))
+            kernels.consensus(kept, self._alphas, values["need"], agree, work)
         elif method.thins == "spread" and self._recipe.density < 1:
             variance = scratch.vector("variance", kept.shape[1], np.float32)
             kernels.spread(kept, self._alphas, variance)
-            kernels.keep_where(kept, variance, np.float32(self._least))
-        elif method.thins in ("trim", "band"):
-            for row, cut in zip(kept, self.cuts, strict=True):
-                if cut is not None and cut != ALL:
-                    kernels.trim(row, np.float32(cut[0]), np.float32(cut[1]))
+            kernels.keep_where(kept, variance, self._least)
         elif method.thins in ("random", "ranks") and self._recipe.density < 1:
             for row, part in zip(kept, self.parts, strict=True):
                 words = random_words(stream(values["seed"], part.vector, self.name), first, row.size, scratch)
                 if method.thins == "random":
-                    kernels.drop(row, words, np.uint64(np.ceil(self._recipe.density * 2.0**32)))
+                    kernels.drop(row, words, int(np.ceil(self._recipe.density * 2.0**32)))
                 else:
                     kernels.thin(row, words, self._chances(row, scratch))
 
@@ -222,7 +234,7 @@ class _Merged:
         return self.join.weight.shape
 
     def rows(self, start: int, stop: int) -> F32:
-        merged = self.join.block(start, stop, Scratch(), None)[1]
+        merged = self.join.block(start, stop, Scratch(), Counts(len(self.join.parts)))
         return (self.strength * merged).astype(np.float32).reshape(stop - start, -1)
 
 
@@ -255,6 +267,7 @@ class Scratch:
 
     def __init__(self) -> None:
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._rooms: dict[int, Room] = {}
 
     def vector(self, name: str, size: int, kind: Any = np.float64) -> NDArray[Any]:
         """An array [size] with undefined content."""
@@ -262,6 +275,13 @@ class Scratch:
         if found is None or found.size < size:
             found = self._arrays[name] = np.empty(size, kind)
         return found[:size]
+
+    def room(self, vectors: int) -> Room:
+        """What the fused passes need beside their arguments."""
+        if vectors not in self._rooms:
+            narrow, wide = np.empty((vectors + 1, kernels.PART), np.float32), np.empty((vectors + 2, kernels.PART))
+            self._rooms[vectors] = narrow, wide, np.empty((2 * vectors, kernels.PART), np.int16)
+        return self._rooms[vectors]
 
     def matrix(self, name: str, rows: int, columns: int) -> F32:
         """A float32 array [rows, columns] with undefined content."""
@@ -275,14 +295,14 @@ def row_blocks(shape: Sequence[int], size: int | None = None) -> list[tuple[int,
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-Stream = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
+Stream = tuple[int, int, int, int]
 
 
 def random_words(keys: Stream, start: int, size: int, scratch: Scratch) -> NDArray[np.uint32]:
     """The random words start, start + 1, … of a stream, uint32 [size]: word e is word e % 4 of block e // 4."""
     lead = start % 4
     whole = scratch.vector("words", (lead + size + 3) // 4 * 4, np.uint32)
-    kernels.philox(*keys, np.uint64(start // 4), whole)
+    kernels.philox(*keys, start // 4, whole)
     return whole[lead : lead + size]
 
 
@@ -292,5 +312,5 @@ def stream(seed: int, vector: str, weight: str) -> Stream:
     blake3 of (seed, vector, weight): no number depends on the order, the threads, or what else is linked.
     """
     digest = bytes.fromhex(digest_value("link.random", [seed, vector, weight]))[:16]
-    a, b, c, d = np.frombuffer(digest, "<u4").astype(np.uint64)
+    a, b, c, d = np.frombuffer(digest, "<u4").tolist()
     return a, b, c, d

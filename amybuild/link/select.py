@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from amybuild.link.counting import collect, count, high_bits, low_bits
-from amybuild.link.delta import F32, Delta, blocks, sample
+from amybuild.link.delta import F32, Delta, blocks, of_bits, sample, stretches
+from amybuild.link.fused import count_bf16
+from amybuild.link.kernels import PART
 
 _SMALL = 1 << 15
 _SAMPLE = 1 << 13
@@ -46,12 +48,16 @@ def kth_largest(deltas: Sequence[Delta], k: int) -> float:
 
 def _count(deltas: Sequence[Delta], low: np.float32, high: np.float32) -> tuple[int, int]:
     """How many magnitudes are above `high`, and how many at or above `low`."""
-    above = reach = 0
+    found = np.zeros(2, np.int64)
+    values = np.empty(PART, np.float32)
     for delta in deltas:
-        for block in blocks(delta, _BLOCK):
-            more, same = count(block, low, high)
-            above, reach = above + more, reach + same
-    return above, reach
+        if of_bits(delta):
+            for start, stop in stretches(delta):
+                count_bf16(*delta.bits(start, stop), low, high, found, values)
+        else:
+            for block in blocks(delta, _BLOCK):
+                count(block, low, high, found)
+    return int(found[0]), int(found[1])
 
 
 def _guess(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | None:
@@ -91,12 +97,12 @@ def _bracket(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | N
         if higher < k <= wider:
             low, high, above, reach = near[0], near[1], higher, wider
     found = np.empty(reach - above + 2 * _FEW, np.float32)
-    at_place = 0
+    end = np.zeros(1, np.int64)
     for delta in deltas:
         for block in blocks(delta, _BLOCK):
-            at_place = collect(block, low, high, found, at_place)
+            collect(block, low, high, found, end)
     place = reach - k
-    return float(np.partition(found[:at_place], place)[place])
+    return float(np.partition(found[: end[0]], place)[place])
 
 
 def _by_bits(deltas: Sequence[Delta], k: int) -> float:
@@ -108,7 +114,7 @@ def _by_bits(deltas: Sequence[Delta], k: int) -> float:
     lower = np.zeros(1 << 16, np.int64)
     for delta in deltas:
         for block in blocks(delta, _BLOCK):
-            low_bits(block, np.uint32(bin), lower)
+            low_bits(block, bin, lower)
     word = bin << 16 | _bin_of(lower, k)[0]
     return float(np.array([word], np.uint32).view(np.float32)[0])
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amybuild.link.counting import agreeing, products, signs
+from amybuild.link.counting import products
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -16,36 +16,34 @@ _DIGITS = 6  # sums are taken in float32 over a thousand entries, then in float6
 
 
 class Counts:
-    """Counts over blocks of one weight, for the vectors that act on it with the strengths `alphas` [n].
+    """Counts over entries of one weight, for n vectors: `table`, float64 [3 n + 3, n].
 
-    All but what the merge agrees with is a function of the vectors alone: `known`, an earlier `numbers`, saves it.
+    Inner products of the differences, entries that both of two vectors keep, those with like signs minus those with
+    opposite ones (n rows each, lower halves, signs before the alphas); then the sums of |difference|, of what stays of
+    it, and of what went into the merge. All but the last row is a function of the vectors alone: `known`, an earlier
+    `numbers`, saves it.
     """
 
-    def __init__(self, alphas: F64, size: int, known: Sequence[float] | None) -> None:
-        n = len(alphas)
-        self.alphas = alphas
-        self.size = size
-        self.mass_agreed = np.zeros(n)
-        self._known = known is not None
-        self.numbers = np.zeros(numbers_of(n)) if known is None else np.array(known, np.float64)
-        self.mass, self.mass_kept = self.numbers[: 2 * n].reshape(2, n)
-        self.gram, self.both, self.same = self.numbers[2 * n :].reshape(3, n, n)  # lower halves
+    def __init__(self, n: int, known: Sequence[float] | None = None) -> None:
+        self.table = np.zeros((3 * n + 3, n))
+        self.known = known is not None
+        if known is not None:
+            self.table[:-1] = np.reshape(known, (3 * n + 2, n))
 
     def add_raw(self, deltas: F32) -> None:
-        """Count the differences of a block before any entry is dropped: float32 [n, m]."""
-        if not self._known:
-            products(deltas, self.gram, self.mass)
+        """Count differences before any entry is dropped: float32 [n, m]."""
+        n = len(deltas)
+        products(deltas, self.table[:n], self.table[3 * n])
 
-    def add_kept(self, kept: F32, merged: F64) -> None:
-        """Count what stays of a block, and what of it the merge has the sign of: float32 [n, m], float64 [m]."""
-        if not self._known:
-            signs(kept, self.both, self.same, self.mass_kept)
-        agreeing(kept, self.alphas, merged, self.mass_agreed)
+    @property
+    def numbers(self) -> list[float]:
+        """What `known` can be another time."""
+        return self.table[:-1].ravel().tolist()
 
 
 def numbers_of(n: int) -> int:
     """How many numbers `Counts` holds for n vectors."""
-    return 2 * n + 3 * n * n
+    return (3 * n + 2) * n
 
 
 class Tally:
@@ -62,20 +60,20 @@ class Tally:
         self.conflict = np.zeros((n, n))  # … with opposite weighted signs
         self.gram = np.zeros((n, n))  # inner products of the untrimmed, unweighted differences
 
-    def enter(self, who: Sequence[int], counts: Counts) -> None:
-        """Add one weight's (or a part's) counts of the vectors `who`."""
-        turn = np.sign(counts.alphas)
-        strength = np.abs(counts.alphas)
+    def enter(self, who: Sequence[int], alphas: F64, size: int, table: F64) -> None:
+        """Add the counts (`Counts.table`) of a weight of `size` entries, of the vectors `who` at `alphas` [n]."""
+        n = len(who)
+        turn, strength = np.sign(alphas), np.abs(alphas)
         pairs = np.ix_(who, who)
-        both = _mirrored(counts.both)
-        self.size[who] += counts.size
+        gram, both, same = (_mirrored(table[i * n : (i + 1) * n]) for i in range(3))
+        self.size[who] += size
         self.kept[who] += both.diagonal()
-        self.mass[who] += counts.mass * strength
-        self.mass_kept[who] += counts.mass_kept * strength
-        self.mass_agreed[who] += counts.mass_agreed * strength
+        self.mass[who] += table[-3] * strength
+        self.mass_kept[who] += table[-2] * strength
+        self.mass_agreed[who] += table[-1] * strength
         self.both[pairs] += both
-        self.conflict[pairs] += (both - _mirrored(counts.same) * np.outer(turn, turn)) / 2
-        self.gram[pairs] += _mirrored(counts.gram)
+        self.conflict[pairs] += (both - same * np.outer(turn, turn)) / 2
+        self.gram[pairs] += gram
 
     def add(self, other: Tally) -> None:
         """Add another tally's counts to this one's."""

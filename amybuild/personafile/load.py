@@ -143,9 +143,11 @@ def _task(name: str, table: Table, book: RecipeBook) -> Task:
 def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
     emotion = table.take("emotion", str, required=True).lower()
     query = table.take("query", str, _EMOTIONS)
+    use = table.take("apply", bool, False)
+    alphas = [table.within(key, float, 1.0, *_at_least(0)) for key in ("alpha_pos", "alpha_neg")]
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
     table.done()
-    return Steer(name, table.at(), emotion, query, recipe)
+    return Steer(name, table.at(), emotion, query, recipe, use, *alphas)
 
 
 def _readout(table: Table, book: RecipeBook) -> Readout:

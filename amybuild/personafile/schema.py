@@ -104,13 +104,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Steer:
-    """A target that is a direction in the residual stream for one emotion."""
+    """A target that is a direction in the residual stream for one emotion.
+
+    `apply`: whether chat and export steer by it unasked. `alpha_pos` towards the emotion and `alpha_neg` away from it
+    are strengths in class gaps, the distance between the means of texts with and without it. None is part of any key.
+    """
 
     name: str
     where: str
     emotion: str
     query: str
     recipe: Recipe
+    apply: bool = False
+    alpha_pos: float = 1.0
+    alpha_neg: float = 1.0
 
     @property
     def target(self) -> str:

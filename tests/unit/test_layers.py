@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "doctor",
         "cache",
         "report",
+        "serve",
         "errors",
         "noop",
     },

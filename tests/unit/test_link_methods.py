@@ -18,6 +18,7 @@ from amybuild.link import kernels
 from amybuild.link.delta import Dense
 from amybuild.link.merge import Join, Part, Scratch, random_words, row_blocks, stream
 from amybuild.link.methods import METHODS, method_named, parse_recipe
+from amybuild.link.tally import Counts
 from amybuild.link.tensors import Shard, Stored, Weight
 from tests import oracle
 
@@ -56,7 +57,7 @@ def merge(
     join = Join(place, parts, recipe, [None] * len(parts))
     scratch = Scratch()
     join.prepare(scratch)
-    rows = [join.block(*span, scratch, None)[1].copy() for span in row_blocks(deltas[0].shape, block)]
+    rows = [join.block(*span, scratch, Counts(len(parts))).copy() for span in row_blocks(deltas[0].shape, block)]
     return np.concatenate(rows).reshape(deltas[0].shape)
 
 
@@ -228,7 +229,7 @@ def test_philox_gives_the_published_words() -> None:
         ),
     ):
         out = np.empty(4, np.uint32)
-        kernels.philox(*(np.uint64(word) for word in (*key, *counter)), out)
+        kernels.philox(*key, *counter, out)
         assert out.tolist() == list(published)
 
 

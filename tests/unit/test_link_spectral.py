@@ -139,7 +139,9 @@ def test_tsv_m_gives_each_vector_its_share_of_the_directions() -> None:
 def test_orthogonal_vectors_keep_their_whole_strength_in_knots() -> None:
     # each direction belongs to one vector, the others' zeros there must not be counted when dividing
     left, right = np.eye(6, dtype=np.float32), np.eye(7, dtype=np.float32)
-    low = [LowRank(left[:, i : i + 2], right[i : i + 2] * np.float32(1 + i), 1.0) for i in (0, 2, 4)]
+    low = [
+        LowRank(np.ascontiguousarray(left[:, i : i + 2]), right[i : i + 2] * np.float32(1 + i), 1.0) for i in (0, 2, 4)
+    ]
     case = Case(low, [1.0] * 3, np.zeros((6, 7), np.float32))
     near(merge("knots", case), sum(case.arrays), case)
 

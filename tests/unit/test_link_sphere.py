@@ -167,7 +167,7 @@ def test_karcher_has_no_pull_left_and_the_mean_length() -> None:
 
 def test_model_stock_goes_less_far_the_less_the_vectors_agree() -> None:
     e = np.eye(3, dtype=np.float32)
-    one, other = LowRank(e[:, :1], e[:1]), LowRank(e[:, 1:2], e[:1])
+    one, other = LowRank(e[:, :1].copy(), e[:1]), LowRank(e[:, 1:2].copy(), e[:1])
     case = Case([one, other], [1.0, 1.0], np.zeros((3, 3), np.float32))
     assert not values(sphere.model_stock(None, [one, other], [1.0, 1.0]), case).any()  # orthogonal: the base
     both = LowRank(e[:, :1] + e[:, 1:2], e[:1], 1.0)  # 45 degrees from the first: t = 2c / (1 + c)
