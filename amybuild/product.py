@@ -82,11 +82,15 @@ def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> d
     return found
 
 
-def _quality(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What quality.json says of the readout, in short."""
+def _measured_readout(store: Store, outputs: Mapping[str, str]) -> dict[str, Any]:
+    """What quality.json and drift.json say of the readout, in short."""
+    quality = _json(store, outputs["readout/quality"], "quality.json")
+    drift = _json(store, outputs["persona/drift"], "drift.json")
     told = ("auc", "auc_interval", "auc_bow", "flags")
-    concepts = {name: {key: one[key] for key in told} for name, one in report.get("concepts", {}).items()}
-    return {"median_auc": report.get("median_auc"), "concepts": concepts}
+    concepts = {name: {key: one[key] for key in told} for name, one in quality.get("concepts", {}).items()}
+    for name, one in drift.get("concepts", {}).items():
+        concepts[name] |= {"drift": one["lost"]}
+    return {"median_auc": quality.get("median_auc"), "quality": concepts, "drifted": drift.get("drifted", [])}
 
 
 def link_map(
@@ -125,7 +129,7 @@ def link_map(
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
         "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
-        | ({"quality": _quality(_json(store, outputs["readout/quality"], "quality.json"))} if readout else {}),
+        | (_measured_readout(store, outputs) if persona.readout else {}),
         "verification": _verification(store, outputs["persona/verify"], targets),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }

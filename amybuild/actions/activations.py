@@ -60,7 +60,7 @@ def run(ctx: ActionContext) -> None:
             how = "mean" if kind == "neutral" else reading
             found = []
             for line in lines:
-                answer = _answer(line) if how == "answer" else 0
+                answer = read_answer(line) if how == "answer" else 0
                 entry = [how, answer, line["text"]]
                 row = known.get(entry)
                 if row is None:
@@ -95,7 +95,8 @@ def read_lines(path: Path, field: str) -> list[dict[str, Any]]:
     return [{**line, "id": str(line["id"]), "text": str(line[field])} for line in lines]
 
 
-def _answer(line: dict[str, Any]) -> int:
+def read_answer(line: dict[str, Any]) -> int:
+    """The character at which a line's answer begins; ActionError when it has none."""
     start = line.get("answer")
     if type(start) is not int or not 0 <= start < len(line["text"]):
         remedy = 'use reading = "mean", or give texts that say where their answer begins'

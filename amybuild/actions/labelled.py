@@ -47,6 +47,13 @@ def settings(params: Mapping[str, Any]) -> Settings:
     return Settings(tried, None if layers == "auto" else tuple(sorted(set(layers))), count, rate)
 
 
+def chosen(manifest: Mapping[str, Any]) -> Candidate:
+    """The estimator that readout.json says its directions were found by."""
+    from amybuild.readout.estimators import Candidate
+
+    return Candidate(str(manifest["estimator"]), float(manifest["shrinkage"]))
+
+
 def read_labelled(labels: Path, activations: Path, wanted: Any, layers: tuple[int, ...] | None) -> tuple[Data, Any]:
     """(data at `layers`, or at all that were read; what ids.json says). `wanted` concepts: default all labelled ones.
 

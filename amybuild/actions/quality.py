@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from amybuild.actions.context import ActionContext
-from amybuild.actions.labelled import Settings, one_thread, read_labelled, settings, threshold
+from amybuild.actions.labelled import Settings, chosen, one_thread, read_labelled, settings, threshold
 from amybuild.errors import ActionError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(ctx: ActionContext) -> None:
         baselines = {
             "bow": bag_of_words(words, data),
             "length": _length(words, data),
-            "shuffled": shuffled(data, _chosen(manifest), best, ctx.seed("shuffle")),
+            "shuffled": shuffled(data, chosen(manifest), best, ctx.seed("shuffle")),
         }
         vectors = tensors[f"layer_{best}.vectors"].astype(np.float64)
         concepts = {
@@ -87,12 +87,6 @@ def run(ctx: ActionContext) -> None:
     text = json.dumps(_rounded(report), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     (ctx.out / "quality.json").write_text(text, encoding="utf-8")
     ctx.progress(1, 1)
-
-
-def _chosen(manifest: Mapping[str, Any]) -> Any:
-    from amybuild.readout.estimators import Candidate
-
-    return Candidate(str(manifest["estimator"]), float(manifest["shrinkage"]))
 
 
 def _length(words: Sequence[str], data: Data) -> Any:

@@ -44,6 +44,7 @@ RULES: Mapping[str, Rule] = {
         Rule("activations", "amybuild.actions.activations:run", _MODEL, resources=_ONE_MODEL),
         Rule("vectors", "amybuild.actions.vectors:run", ("numpy", "scikit-learn", "safetensors")),
         Rule("quality", "amybuild.actions.quality:run", ("numpy", "scikit-learn", "safetensors")),
+        Rule("drift", "amybuild.actions.drift:run", (*_MODEL, "numpy", "scikit-learn"), resources=_ONE_MODEL),
         Rule("link", "amybuild.link.run:run", ("numpy", "numba"), resources=_ONE_MODEL),
         Rule("adapter", "amybuild.link.merged:run", ("numpy", "numba"), resources=_ONE_MODEL),
         Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, resources=_ONE_MODEL),

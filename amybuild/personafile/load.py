@@ -167,8 +167,12 @@ def _readout(table: Table, book: RecipeBook) -> Readout:
         raise table.fail("'concepts' is missing", remedy=remedy)
     query = table.take("query", str, _EMOTIONS)
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
+    on = table.one_of("on", ("base", "persona"), "base")
+    max_drift = table.within("max_drift", float, 0.05, lambda v: 0 <= v <= 1, "must lie between 0 and 1")
+    texts = table.within("drift_texts", int, 100, *_at_least(0))
     table.done()
-    return Readout(table.at(), tuple(dict.fromkeys(c.lower() for c in concepts)), top, min_examples, query, recipe)
+    named = tuple(dict.fromkeys(c.lower() for c in concepts))
+    return Readout(table.at(), named, top, min_examples, query, recipe, on, max_drift, texts)
 
 
 def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:

@@ -126,7 +126,7 @@ class Steer:
 
 @dataclass(frozen=True)
 class Readout:
-    """Which emotions the product reads, from which nodes, at which blocks."""
+    """Which emotions the product reads, from which nodes, at which blocks, found on which model."""
 
     where: str
     concepts: tuple[str, ...]
@@ -134,6 +134,9 @@ class Readout:
     min_examples: int
     query: str
     recipe: Recipe
+    on: str = "base"  # | "persona": the model whose activations directions are found on
+    max_drift: float = 0.05  # of a concept's AUC, from that model to the other
+    drift_texts: int = 100  # at most so many are read in the other model; 0: all
 
 
 @dataclass(frozen=True)

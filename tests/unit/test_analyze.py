@@ -52,6 +52,9 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
         "readout/labels": [],
         "readout/vectors": ["readout/activations", "readout/labels"],
         "readout/quality": ["readout/activations", "readout/labels", "readout/texts", "readout/vectors"],
+        "persona/drift": [
+            *("checkpoint/link", "readout/activations", "readout/labels", "readout/texts", "readout/vectors"),
+        ],
         "checkpoint/link": sorted(
             [
                 *(base, "task.listen/train", "task.close/train", "task.steady/combine"),
