@@ -125,7 +125,7 @@ def bring_up_to_date(
     The store stays open: until its caller closes it, what was found there is held. `remember`: whether `--explain` goes
     on from here.
     """
-    summary = Summary(project.persona.name, warnings=project.warnings)
+    summary = Summary(project.persona.name, warnings=() if plan.done else project.memory.warnings)
     records: dict[str, Record] = {}
     try:
         if not plan.done or not _reuse(project, plan, summary, sink, records):

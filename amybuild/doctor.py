@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from amybuild.cache.lease import abandoned
 from amybuild.cache.store import write_atomic
 from amybuild.errors import AmyError
 from amybuild.execute.resources import Capacity, free_memory, visible_gpus
+from amybuild.model.memory import FEWER, of_folder
 from amybuild.personafile.lock import parse
 from amybuild.pins import pinned_build
 from amybuild.plan.code import library_versions
@@ -48,7 +50,8 @@ def examine(file: Path) -> list[Finding]:
         found.append(Finding("fail", "project", where + error.what, error.remedy))
         root = file.resolve().parent
         return [*found, *_cache(root), *_disk(root, 0)] if root.is_dir() else found
-    return [*found, *_project(project), *_cache(project.persona.root), *_estimate(project), *_lock(project)]
+    found += [*_project(project), *_cache(project.persona.root), *_estimate(project), *_trainings(project)]
+    return [*found, *_lock(project)]
 
 
 def _libraries() -> Iterator[Finding]:
@@ -104,11 +107,14 @@ def _project(project: Project) -> Iterator[Finding]:
     yield Finding(
         "ok", "project", f"{persona.name}: {tasks} tasks, {len(project.actions)} actions, {len(nodes)} nodes read"
     )
-    for warning in project.warnings[:5]:
+    for warning in project.memory.warnings[:5]:
         yield Finding("warn", "memory graph", warning, "mend the node, or leave it: it harms no build")
-    if len(project.warnings) > 5:
+    if len(project.memory.warnings) > 5:
         yield Finding(
-            "warn", "memory graph", f"{len(project.warnings) - 5} more warnings", "mend the first ones, then ask again"
+            "warn",
+            "memory graph",
+            f"{len(project.memory.warnings) - 5} more warnings",
+            "mend the first ones, then ask again",
         )
     capacity = Capacity()
     for action in project.actions.values():
@@ -150,6 +156,41 @@ def _estimate(project: Project) -> Iterator[Finding]:
     past = f", {sum(known):.0f} s by their last runs" if todo and len(known) == len(todo) else ""
     what = f"{len(todo)} of {len(decisions)} actions have to run{past}" if todo else "everything is in the cache"
     yield Finding("ok", "build", what)
+
+
+def _trainings(project: Project) -> Iterator[Finding]:
+    """What the largest training takes, from its base's shapes, and each one that does not fit."""
+    decisions = project.plan().decisions
+    sizes: dict[str, tuple[int, int]] = {}
+    with tempfile.TemporaryDirectory() as room:
+        for id, one in decisions.items():
+            base = decisions[one.action.inputs["base"]].output if one.action.rule == "train" else None
+            if base is None:  # not imported yet: its shapes are not known
+                continue
+            folder = Path(room) / base
+            try:
+                if not folder.exists():
+                    project.store.view(base, folder)
+                needed = of_folder(folder, one.action.params).total
+            except (AmyError, OSError, ValueError, KeyError):
+                yield Finding("warn", "training", f"{id}: its base's shapes cannot be read", "amybuild fsck")
+                continue
+            sizes[id] = needed, _there(str(one.action.params["device"]))
+    for id, (needed, there) in sizes.items():
+        if needed > there:
+            what = f"{id} takes about {amount(needed)} of memory, and {amount(there)} are free"
+            yield Finding("fail", "training", what, FEWER)
+    if sizes and all(needed <= there for needed, there in sizes.values()):
+        id = max(sizes, key=lambda id: sizes[id][0])
+        yield Finding("ok", "training", f"{id} takes about {amount(sizes[id][0])} of memory, the most of them")
+
+
+def _there(device: str) -> int:
+    """Free bytes on the device that a recipe names."""
+    torch = sys.modules.get("torch")
+    if device != "cpu" and torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return 0 if device == "cuda" else free_memory()
 
 
 def _disk(place: Path, needed: int) -> Iterator[Finding]:

@@ -39,13 +39,14 @@ def run_job(
 ) -> None:
     """Import the rule's function (only now: it may bring torch) and call it. `memo`, `checkpoint`: `ActionContext`."""
     from amybuild.actions.context import ActionContext
+    from amybuild.execute.resources import free_memory
 
     # Threads that spin while they wait take the core from whoever else is on it: beside one busy process two of
     # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     run = rule_function(job.rule)
-    run(ActionContext(job.id, job.key, job.params, inputs, out, progress, job.inputs, memo, checkpoint))
+    run(ActionContext(job.id, job.key, job.params, inputs, out, progress, job.inputs, memo, checkpoint, free_memory))
 
 
 def host() -> dict[str, Any]:

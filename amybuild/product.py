@@ -15,7 +15,7 @@ from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes, digest_value
 from amybuild.errors import CacheDamage, InputError
-from amybuild.personafile.schema import Persona, Steer, Task
+from amybuild.personafile.schema import Persona, Readout, Steer, Task
 from amybuild.provenance import sha256, statement
 
 MARK = "persona.json"
@@ -93,6 +93,12 @@ def _measured_readout(store: Store, outputs: Mapping[str, str]) -> dict[str, Any
     return {"median_auc": quality.get("median_auc"), "quality": concepts, "drifted": drift.get("drifted", [])}
 
 
+def _texts(store: Store, direction: Steer | Readout, outputs: Mapping[str, str]) -> dict[str, Any]:
+    """The card of the texts that a direction was found from, where there is one; counts, no text."""
+    card = _json(store, outputs[f"{direction.target}/labels"], "card.json")
+    return {"texts": {key: card[key] for key in ("texts", "short", "per_concept", "warnings") if key in card}}
+
+
 def link_map(
     persona: Persona,
     store: Store,
@@ -125,11 +131,14 @@ def link_map(
         "graph": dict(graph),
         "made_from": dict(made_from),
         "targets": targets,
-        "steering": [{**_how(steer), "digest": outputs[f"{steer.target}/vectors"]} for steer in persona.steers],
+        "steering": [
+            {**_how(steer), "digest": outputs[f"{steer.target}/vectors"], **_texts(store, steer, outputs)}
+            for steer in persona.steers
+        ],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
         "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
-        | (_measured_readout(store, outputs) if persona.readout else {}),
+        | (_texts(store, persona.readout, outputs) | _measured_readout(store, outputs) if persona.readout else {}),
         "verification": _verification(store, outputs["persona/verify"], targets),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }

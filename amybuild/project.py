@@ -73,10 +73,8 @@ class Project:
         self._code: CodeIndex | None = None  # when the memo did not know
         self._reading = Reading(self._recall("nodes"))
         self.recalled = self._recalled()
-        memory = self.recalled.graph if self.recalled else self._read()
-        self.warnings = tuple(memory.warnings)
-        self._index = memory.index
-        self.graph: ActionGraph = analyze(self.persona, memory, self.memo.digest_path)
+        self.memory = self.recalled.graph if self.recalled else self._read()
+        self.graph: ActionGraph = analyze(self.persona, self.memory, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
         again = (*options.force, *((options.targets or ("persona",)) if options.check else ()))
@@ -131,9 +129,9 @@ class Project:
         return CodeIndex(root, "amybuild").closure(RULES[rule].entry) | _data(root, RULES[rule].data) == code
 
     @property
-    def digests(self) -> dict[str, str]:
+    def digests(self) -> Mapping[str, str]:
         """The digest of every node of the memory, whoever reads it, by key."""
-        return {key: entry.digest for key, entry in self._index.items()}
+        return self.memory.digests
 
     def plan(self) -> Plan:
         """What is in the cache and what has to run."""
@@ -176,10 +174,7 @@ class Project:
 
     def evidence(self) -> evidence.Evidence:
         """The stamps of all that a plan made now rests on."""
-        base = self.persona.base.path
-        outside = [task.checkpoint or task.adapter for task in self.persona.tasks]
-        outside += [task.chat.path if task.chat else task.examples for task in self.persona.tasks]
-        sources = [self.persona.root / path for path in (base, *outside) if path is not None]
+        sources = [self.persona.root / path for path in self.persona.outside()]
         code = Path(amybuild.__file__).parent
         inputs = evidence.of_inputs(self.options.file, self.persona.root, sources, code)
         return evidence.Evidence(self._began, inputs | self._reading.stamps, evidence.of_store(self.store.root))

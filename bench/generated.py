@@ -25,6 +25,7 @@ path = "models/tiny"
 [graph]
 source = "memory"
 """
+EMPTY = "\x02" + 7 * "\0" + "{}"  # a safetensors file without tensors
 THINGS = ("boat", "kettle", "letter", "garden", "engine", "map", "coat", "lamp", "piano", "ladder", "tent", "clock")
 
 
@@ -69,7 +70,7 @@ def stand_in(rule: str, action: str, out: Path) -> None:
     elif rule == "persona_verify":
         files = {"verify.json": {"behaviours": {}, "neutral_kl": 0.01, "gained": 0}}
     elif rule == "link":
-        files = {"config.json": {}, "model.safetensors": "weights", "link.json": {"method": "ties", "density": 0.2}}
+        files = {"config.json": {}, "model.safetensors": EMPTY, "link.json": {"method": "ties", "density": 0.2}}
     for name, content in files.items():
         (out / name).write_text(content if isinstance(content, str) else json.dumps(content))
 

@@ -87,6 +87,7 @@ ROWS = {
 def timed(command: list[str], log: Path) -> Cost:
     """One whole process with its children; its output goes to `log`, which is shown when it fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # users have their bytecode kept
     began = time.monotonic()
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)

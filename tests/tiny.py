@@ -20,6 +20,7 @@ _TEXT = (
     "The tide was low and the boat stood on the mud; we talked until the lamp went out.",
 )
 ARCHITECTURES = ("llama", "gemma", "qwen3", "gpt_neox")
+HYBRID = "qwen3_5"  # three blocks of gated delta nets, then one of attention
 
 
 def make_tiny_base(
@@ -67,6 +68,18 @@ def _config(arch: str, vocab: int, hidden: int, layers: int) -> Any:
         )
     if arch == "gpt_neox":
         return AutoConfig.for_model("gpt_neox", **common)
+    if arch == HYBRID:
+        return AutoConfig.for_model(
+            "qwen3_5_text",
+            num_key_value_heads=2,
+            head_dim=hidden // 4,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=hidden // 4,
+            linear_value_head_dim=hidden // 4,
+            layer_types=["linear_attention" if i % 4 != 3 else "full_attention" for i in range(layers)],
+            **common,
+        )
     raise ValueError(f"unknown tiny architecture {arch!r}: one of {ARCHITECTURES}")
 
 

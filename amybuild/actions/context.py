@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,8 @@ class ActionContext:
     memo: Path | None = None  # a folder for what pure functions of those digests gave; it may be emptied at any time
 
     checkpoint: Path | None = None  # a folder of this key's own that outlives a killed run; gone once there is a result
+
+    free_memory: Callable[[], int] | None = None  # bytes that can be taken on this machine
 
     def seed(self, purpose: str, step: int = 0) -> int:
         """A 63-bit seed that depends on the action key, the purpose and the step only."""

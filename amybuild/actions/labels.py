@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import combinations
-from statistics import fmean
 from typing import Any
 
 from amybuild.actions.context import ActionContext
-from amybuild.actions.texts import TaggedText, collect, least_chars
+from amybuild.actions.labels_card import card
+from amybuild.actions.marked import FORMS, Marked, gather
+from amybuild.actions.tagged import TaggedText, collect
+from amybuild.actions.texts import least_chars
 from amybuild.digest import canonical, digest_value
 from amybuild.errors import ActionError, InputError, did_you_mean
 from amybuild.memory.jsonl import read_jsonl
 
 MIN_POSITIVES = 3
-FEW = 8
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,29 @@ class LabelRules:
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: nodes. params: the fields of `LabelRules`. Writes labels.jsonl and card.json.
+    """inputs: nodes, or source. params: the fields of `LabelRules`; form, concept, negatives (see `marked.gather`).
+    Writes labels.jsonl and card.json.
 
     labels.jsonl holds {"id", "labels": {concept: 1 | -1}} in the order of ids, for texts with a label.
 
     Per concept a text is positive at a score of min_score or more, negative when the concept is neither among its tags
     (a score of 0 counts as absent) nor named in the text more than max_negative_mentions times, else unlabelled. A text
     without any tag is unlabelled, not negative, unless untagged_negatives: it is another kind of text, and a direction
-    found against it would be one of kind.
+    found against it would be one of kind. Texts of a `form` come with their labels: of the rules only min_chars and
+    max_per_concept are about them.
     """
     rules = _rules(ctx.params)
-    texts, short = collect(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"), rules.min_chars)
-    concepts = choose(texts, rules, short)
-    labels = {}
-    for done, concept in enumerate(concepts):
-        ctx.progress(done, len(concepts))
-        labels[concept] = label(texts, concept, rules)
+    form = ctx.params.get("form")
+    if form is None:
+        tagged, short = collect(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"), rules.min_chars)
+        texts = [Marked(one.id, one.node, one.text, {}, one.settings) for one in tagged]
+        concepts = choose(tagged, rules, short)
+        labels = {concept: label(tagged, concept, rules) for concept in concepts}
+    else:
+        texts, short = gather(ctx, form, rules.min_chars)
+        concepts = choose_marked(texts, rules)
+        labels = {concept: marked(texts, concept, rules) for concept in concepts}
+    ctx.progress(1, 2)
     chosen = _drop_unusable(labels, set(rules.concepts))
     out = bytearray()
     kept = 0
@@ -62,7 +69,7 @@ def run(ctx: ActionContext) -> None:
     summary = card(texts, {concept: labels[concept] for concept in chosen}, dropped=len(concepts) - len(chosen))
     counts = {"texts": kept, "unused": len(texts) - kept, "short": short}
     (ctx.out / "card.json").write_bytes(canonical({**summary, **counts}) + b"\n")
-    ctx.progress(len(concepts), len(concepts))
+    ctx.progress(2, 2)
 
 
 def choose(texts: Sequence[TaggedText], rules: LabelRules, short: int = 0) -> list[str]:
@@ -109,36 +116,43 @@ def label(texts: Sequence[TaggedText], concept: str, rules: LabelRules) -> dict[
             mentions = sum(1 for _ in pattern.finditer(one.text))
             if mentions <= rules.max_negative_mentions:
                 sides[-1].append(one.id)
+    return _capped(concept, sides, rules)
+
+
+def choose_marked(texts: Sequence[Marked], rules: LabelRules) -> list[str]:
+    """The concepts among texts that come with labels: hand-picked first, then those with the most positives."""
+    count = Counter(concept for one in texts for concept, mark in one.marks.items() if mark > 0)
+    for concept in rules.concepts:
+        if count[concept] < MIN_POSITIVES:
+            near = did_you_mean(concept, [one for one in count if one != concept])
+            raise ActionError(
+                f"{count[concept]} positive texts, fewer than {MIN_POSITIVES}",
+                where=f"concept '{concept}'",
+                remedy=near or "write more texts about it, in other settings",
+            )
+    if rules.top is None:
+        return list(rules.concepts)
+    least = max(rules.min_examples, MIN_POSITIVES)
+    often = sorted((one for one in count if count[one] >= least), key=lambda one: (-count[one], one))[: rules.top]
+    concepts = [*rules.concepts, *(one for one in often if one not in rules.concepts)]
+    if not concepts:
+        remedy = "write more texts, or lower 'min_examples'"
+        raise ActionError(f"no concept has {least} positive texts", where=f"top = {rules.top}", remedy=remedy)
+    return concepts
+
+
+def marked(texts: Sequence[Marked], concept: str, rules: LabelRules) -> dict[str, int]:
+    """``{text id: 1 or -1}`` of texts that come with labels; of each side at most max_per_concept, chosen by hash."""
+    sides = {sign: [one.id for one in texts if one.marks.get(concept) == sign] for sign in (1, -1)}
+    return _capped(concept, sides, rules)
+
+
+def _capped(concept: str, sides: Mapping[int, Sequence[str]], rules: LabelRules) -> dict[str, int]:
     out = {}
     for sign, names in sides.items():
         ordered = sorted(names, key=lambda name: digest_value("cap", [concept, name]))
         out.update(dict.fromkeys(ordered[: rules.max_per_concept], sign))
     return out
-
-
-def card(texts: Sequence[TaggedText], labels: Mapping[str, Mapping[str, int]], dropped: int = 0) -> dict[str, Any]:
-    """Counts per concept and warnings about known traps; no text. ``concepts`` is in the order of readout rows."""
-    lengths = {one.id: len(one.text) for one in texts}
-    warnings, per_concept, positive = [], {}, {}
-    for concept, marks in labels.items():
-        good = positive[concept] = {name for name, mark in marks.items() if mark > 0}
-        bad = set(marks) - good
-        # the settings (who, where) of a tag's texts are not recorded in the graph, so they are said to be unknown
-        per_concept[concept] = {"positives": len(good), "negatives": len(bad), "settings": None}
-        if len(good) < FEW:
-            warnings.append(f"{concept}: only {len(good)} positives")
-        if len(bad) < FEW:
-            warnings.append(f"{concept}: only {len(bad)} negatives")
-        ratio = fmean(lengths[name] for name in good) / fmean(lengths[name] for name in bad)
-        if not 0.5 <= ratio <= 2:
-            warnings.append(f"{concept}: positives are {ratio:.2g} times as long as negatives")
-    for a, b in combinations(labels, 2):
-        shared = len(positive[a] & positive[b]) / len(positive[a] | positive[b])
-        if shared > 0.5:
-            warnings.append(f"{a} and {b}: {shared:.0%} of their positives are the same texts; no independent axes")
-    if dropped:
-        warnings.append(f"{dropped} frequent tags left out: without both positives and negatives")
-    return {"concepts": list(labels), "per_concept": per_concept, "warnings": warnings}
 
 
 def _drop_unusable(labels: Mapping[str, Mapping[str, int]], picked: set[str]) -> list[str]:
@@ -171,6 +185,8 @@ def _rules(params: Mapping[str, Any]) -> LabelRules:
         fits = isinstance(value, int) or (name == "min_score" and isinstance(value, float))
         if isinstance(value, bool) or not fits or value < least:
             raise InputError(f"{name} is not a number of {least} or more", remedy="see the recipe's comments")
+    if params.get("form") not in (None, *FORMS):
+        raise InputError("an unknown form of texts", remedy=f"one of {', '.join(FORMS)}")
     rules = LabelRules(**given)
     if not rules.concepts and rules.top is None:
         raise InputError("neither 'concepts' nor 'top'", remedy='name some, as in concepts = ["warmth"], or top = 8')

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from amybuild.actions.context import ActionContext
-from amybuild.digest import canonical, digest_value
+from amybuild.actions.marked import Marked, gather
+from amybuild.actions.tagged import TaggedText, collect
+from amybuild.digest import canonical
 from amybuild.errors import ActionError, InputError
-from amybuild.memory.emotion import line_tags, split_tags
 from amybuild.memory.jsonl import read_jsonl
-from amybuild.memory.markdown import split_front_matter
-from amybuild.memory.node import Node
-from amybuild.memory.outline import Fence, Heading, walk
-
-
-@dataclass(frozen=True)
-class TaggedText:
-    """One unique text with the scores (0-10) of its tags; no `tags` at all means nobody labelled it."""
-
-    id: str
-    node: str
-    text: str
-    tags: Mapping[str, float]
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: nodes. params: min_chars 40. Writes texts.jsonl ({"id", "node", "text"}, by id) and card.json."""
-    texts, short = collect(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"), least_chars(ctx.params))
+    """inputs: nodes, or source. params: min_chars 40, form (one of `marked.FORMS`; none: memories with tags).
+
+    Writes texts.jsonl ({"id", "node", "text"}, by id) and card.json."""
+    form, least = ctx.params.get("form"), least_chars(ctx.params)
+    texts: Sequence[TaggedText | Marked]
+    if form is None:
+        texts, short = collect(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"), least)
+    else:
+        texts, short = gather(ctx, form, least)
     if not texts:
         remedy = "choose other nodes with 'query', or lower 'min_chars' in the recipe"
         raise ActionError(f"no text of min_chars or more ({short} were shorter)", where=ctx.action, remedy=remedy)
@@ -43,50 +37,3 @@ def least_chars(params: Mapping[str, object]) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise InputError("min_chars is not a number of 0 or more", remedy="see the recipe's comments")
     return value
-
-
-def plain(content: str) -> tuple[str, dict[str, float]]:
-    """``(what a model may read, tags)``: no tag lines, front matter, dialogue blocks, heading or fence marks, comments;
-    all white space is single spaces."""
-    import re
-
-    content = re.sub(r"<!--.*?-->", " ", content, flags=re.DOTALL)
-    try:
-        content = split_front_matter(content)[1]
-    except InputError:  # a line of +++ that opens nothing
-        content = content.partition("\n")[2]
-    content, tags = split_tags(content)
-    parts: list[str] = []
-    for block in walk(content):
-        if isinstance(block, Heading):
-            parts.append(block.title)
-        elif isinstance(block, Fence):
-            if block.info.split()[:1] != ["dialogue"]:
-                parts += block.body
-        else:
-            parts.append(block.text)
-    kept = []
-    for part in parts:
-        found = line_tags(part)
-        if found is None and part.strip(" -*_"):
-            kept.append(part)
-        for name, score in (found or {}).items():  # tags that something was written below
-            tags[name] = max(score, tags.get(name, 0.0))
-    return " ".join(" ".join(kept).split()), tags
-
-
-def collect(nodes: Iterable[Node], min_chars: int) -> tuple[list[TaggedText], int]:
-    """``(unique texts by id, how many were too short)``. Equal texts are one; each tag keeps its highest score."""
-    found: dict[str, TaggedText] = {}
-    short = 0
-    for node in sorted(nodes, key=lambda node: node.key):
-        text, tags = plain(node.content)
-        if len(text) < min_chars:
-            short += 1
-            continue
-        name = digest_value("text", text)[:16]
-        before = found.get(name)
-        if before:
-            tags = {tag: max(tags.get(tag, 0.0), before.tags.get(tag, 0.0)) for tag in {*tags, *before.tags}}
-        found[name] = TaggedText(name, before.node if before else node.key, text, tags)
-    return [found[name] for name in sorted(found)], short

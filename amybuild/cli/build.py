@@ -33,6 +33,8 @@ commands:
   amybuild checkout BUILD       put an earlier build back into dist/, without training; --lock: the pinned one
   amybuild rollback [N]         put the build before the product's back
   amybuild sweep KEY=V,V,…      link and measure many settings of the coefficients, without training
+  amybuild chat                 talk to the product: readouts at every token, steered and unsteered
+  amybuild export gguf|fold     its steering for llama.cpp, or in a checkpoint that steers by itself
   amybuild gc                   free what no pin, recent build or running process needs
   amybuild fsck                 hash the whole cache again, find damage, mend it
   amybuild memory pull          ask the memory server now; status, diff: what is learned, what changed

@@ -15,7 +15,7 @@ from amybuild.errors import AmyError, InputError
 
 
 def graph(argv: Sequence[str]) -> int:
-    parser = command("graph", "The DAG of actions.")
+    parser = command("graph", "The mapping drawn: memory nodes -> corpora -> targets -> product.")
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("--format", choices=("text", "dot", "mermaid", "json"), default="text")
     parser.add_argument("--actions", action="store_true", help="actions instead of targets")
@@ -24,7 +24,12 @@ def graph(argv: Sequence[str]) -> int:
     from amybuild.report.dag import render
 
     project = Project(Options(file=Path(args.file), targets=tuple(args.targets)))
-    print(render(project.actions, "json" if args.json else args.format, args.actions, project.graph.whole))
+    persona = project.persona
+    queries = {task.target: task.query for task in persona.tasks if task.query}
+    queries |= {steer.target: steer.query for steer in persona.steers if steer.query}
+    queries |= {"readout": persona.readout.query} if persona.readout and persona.readout.query else {}
+    form = "json" if args.json else args.format
+    print(render(project.actions, form, args.actions, project.graph.whole, queries))
     return 0
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from amybuild.memory.graph import MemoryGraph
 from amybuild.memory.node import Node, cut
 from amybuild.memory.query import QueryError
 from amybuild.memory.text import inside
-from amybuild.personafile.schema import Base, Persona, Readout, Recipe, Steer, Task
+from amybuild.personafile.schema import Base, Persona, Readout, Recipe, Steer, Task, Texts
 
 _CORPUS = ("heldout", "min_examples")
 _TRAIN = (
-    *("learn", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
+    *("learn", "tune", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
+    *("optimizer", "apollo_rank", "apollo_refresh", "apollo_scale", "apollo_growth", "tokens_per_pass", "nll_weight"),
+    *("preference", "distill_weight", "teacher", "teacher_examples", "teacher_tokens"),
+    *("context_frozen", "top_layers", "activation_checkpointing", "strict"),
     *("margin_weight", "margin_beta", "warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
 )
 _VERIFY = ("max_tokens", "dtype", "device", "threads")
@@ -31,6 +34,16 @@ _VECTORS = ("layers", "n_layers", "estimator", "false_positive_rate")
 
 def _take(recipe: Recipe, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     return {n: recipe.fields[n] for n in names}, {n: recipe.origins[n] for n in names}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What the texts of a direction are read from. `form` says how, `sides` which labels they get where that says."""
+
+    nodes: tuple[NodeSource, ...] = ()
+    source: PathSource | None = None
+    form: Mapping[str, Any] = field(default_factory=dict)
+    sides: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Analysis:
@@ -76,25 +89,30 @@ class _Analysis:
             raise InputError(f"no such file or folder: {name}", where=where)
         return PathSource(path, self.digest_path(path))
 
-    def _inside(self, name: str, where: str) -> PathSource:
-        """The same of what people wrote: it must lie in the project, with all that it holds."""
-        path = inside(self.persona.root, name, where)
-        return PathSource(path, self.digest_path(path))
+    def _inside(self, name: str, where: str, kind: str) -> PathSource:
+        """The same of what people wrote, one of `WRITTEN`: it must lie in the project, with all that it holds."""
+        path = inside(self.persona.root, name, f"{where} {kind}")
+        return PathSource(path, self.digest_path(path), kind)
 
     def _nodes(self, where: str, node: str | None, query: str | None) -> tuple[NodeSource, ...]:
         """The nodes a target reads; a section is a source of its own, so an edit beside it is no edit of it."""
         try:
             if node is None:
-                found = sorted(self.memory.select(query or "all"), key=lambda one: one.key)
+                found = [self._whole(key) for key in sorted(self.memory.keys(query or "all"))]
             else:
-                whole, part = self.memory.resolve(node)
-                found = [whole if part is None else cut(whole, part)]
+                key, part = self.memory.find(node)
+                found = [self._whole(key) if part is None else _source(cut(self.memory.nodes[key], part))]
         except InputError as error:
             place = f"{where}, column {error.column}" if isinstance(error, QueryError) else where
             raise InputError(error.what, where=place, remedy=error.remedy) from None
         if not found:
             raise InputError(f"the query '{query}' matches no node", where=where, remedy="try it with fewer stages")
-        return tuple(_source(one) for one in found)
+        return tuple(found)
+
+    def _whole(self, key: str) -> NodeSource:
+        """A node, whose text is read when an action needs it."""
+        nodes = self.memory.nodes
+        return NodeSource(key, self.memory.digests[key], lambda: nodes[key].canonical())
 
     def _task(self, task: Task, tasks: dict[str, Task]) -> str:
         if task.name in self.vectors:
@@ -127,9 +145,9 @@ class _Analysis:
         if task.chat:
             params |= {one.name: getattr(task.chat, one.name) for one in fields(task.chat) if one.name != "path"}
             params |= {"names": dict(task.chat.names), "redact": list(task.chat.redact)}
-            source = self._inside(task.chat.path, f"{task.where} chat")
+            source = self._inside(task.chat.path, task.where, "chat")
         elif task.examples is not None:
-            source = self._inside(task.examples, f"{task.where} examples")
+            source = self._inside(task.examples, task.where, "examples")
         else:
             nodes = self._nodes(f"{task.where} {'node' if task.node else 'query'}", task.node, task.query)
         rule = "chat" if task.chat else "corpus"
@@ -148,22 +166,45 @@ class _Analysis:
                 return self.graph.add(Action(task.vector, task.target, "adopt", {"kind": kind}, read, source=source))
         params, origins = _take(task.recipe, _TRAIN)
         needs = task.recipe.resources
-        train = Action(task.vector, task.target, "train", params, dict(inputs), origins=origins, resources=needs)
-        return self.graph.add(train)
+        told = params["distill_weight"] > 0 and params["teacher"] == "node"  # only such a teacher reads prose
+        nodes = self._nodes(f"{task.where} node", task.node, task.query) if told else ()
+        return self.graph.add(
+            Action(
+                task.vector, task.target, "train", params, dict(inputs), nodes=nodes, origins=origins, resources=needs
+            )
+        )
 
-    def _direction(
-        self, target: str, nodes: tuple[NodeSource, ...], concepts: dict[str, Any], recipe: Recipe, model: str
-    ) -> str:
+    def _texts(self, where: str, query: str, texts: Texts | None, concept: str) -> _Read:
+        """The texts of a direction: tagged memories of `query`, or `texts`."""
+        if texts is None:
+            return _Read(self._nodes(where, None, query))
+        form = {"form": texts.form}
+        if texts.path is not None:
+            return _Read(source=self._inside(texts.path, where, texts.form), form=form)
+        if texts.negatives is None:
+            nodes = self._nodes(f"{where} {'node' if texts.node else 'query'}", texts.node, texts.query)
+            return _Read(nodes, form=form, sides={"concept": concept})
+        good = self._nodes(f"{where} positives", None, texts.query)
+        bad = self._nodes(f"{where} negatives", None, texts.negatives)
+        both = sorted({one.key for one in good} & {one.key for one in bad})
+        if both:
+            what = f"{len(both)} nodes are on both sides, such as {both[0]}"
+            raise InputError(what, where=f"{where} negatives", remedy="make the queries exclude each other")
+        nodes = tuple(sorted((*good, *bad), key=lambda one: one.key))
+        return _Read(nodes, form=form, sides={"concept": concept, "negatives": [one.key for one in bad]})
+
+    def _direction(self, target: str, read: _Read, concepts: dict[str, Any], recipe: Recipe, model: str) -> str:
         """texts -> activations, and labels, -> vectors -> quality: of a steering target or the readout, on `model`.
 
         Only labels know the concepts: targets that read the same texts share one pass over them.
         """
         params, origins = _take(recipe, _TEXTS)
-        texts = self.graph.add(Action(f"{target}/texts", target, "texts", params, nodes=nodes, origins=origins))
+        params |= read.form
+        nodes, source = read.nodes, read.source
+        texts = self.graph.add(Action(f"{target}/texts", target, "texts", params, {}, nodes, source, origins))
         params, origins = _take(recipe, _LABELS)
-        labels = self.graph.add(
-            Action(f"{target}/labels", target, "labels", {**params, **concepts}, nodes=nodes, origins=origins)
-        )
+        params |= {**read.form, **read.sides, **concepts}
+        labels = self.graph.add(Action(f"{target}/labels", target, "labels", params, {}, nodes, source, origins))
         params, origins = _take(recipe, _ACTIVATIONS)
         inputs = {"base": model, "texts": texts, "neutral": self.neutral}
         needs = recipe.resources
@@ -177,16 +218,16 @@ class _Analysis:
         return self.graph.add(Action(f"{target}/quality", target, "quality", params, inputs, origins=origins))
 
     def _steer(self, steer: Steer) -> str:
-        nodes = self._nodes(steer.where, None, steer.query)
+        read = self._texts(steer.where, steer.query, steer.texts, steer.emotion)
         chosen = {"concepts": [steer.emotion], "top": None, "min_examples": 3}
-        return self._direction(steer.target, nodes, chosen, steer.recipe, self.base)
+        return self._direction(steer.target, read, chosen, steer.recipe, self.base)
 
     def _readout(self, readout: Readout, checkpoint: str) -> list[str]:
         """Its quality, and its drift: how well it reads the model that it was not found on."""
-        nodes = self._nodes(readout.where, None, readout.query)
+        read = self._texts(readout.where, readout.query, readout.texts, "")
         chosen = {"concepts": list(readout.concepts), "top": readout.top, "min_examples": readout.min_examples}
         model, other = (self.base, checkpoint) if readout.on == "base" else (checkpoint, self.base)
-        quality = self._direction("readout", nodes, chosen, readout.recipe, model)
+        quality = self._direction("readout", read, chosen, readout.recipe, model)
         params, origins = _take(readout.recipe, _DRIFT)
         params |= {"max_drift": readout.max_drift, "drift_texts": readout.drift_texts}
         roles = ("vectors", "labels", "activations", "texts")

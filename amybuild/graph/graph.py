@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,28 @@ from amybuild.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class NodeSource:
-    """A memory node (or a section of one) as an action reads it: canonical bytes under their digest."""
+    """A memory node (or a section of one) as an action reads it: canonical bytes under their digest, here or where they
+    can be read when an action runs."""
 
     key: str
     digest: str
-    data: bytes
+    text: bytes | Callable[[], bytes] = field(compare=False)
+
+    @property
+    def data(self) -> bytes:
+        return self.text() if callable(self.text) else self.text
+
+
+WRITTEN = ("examples", "chat", "stories", "pairs")  # sources that people wrote
 
 
 @dataclass(frozen=True)
 class PathSource:
-    """A file or folder outside the project that an action reads, with the digest it had at analysis."""
+    """A file or folder that an action reads, with the digest it had at analysis; `name` is what it is called."""
 
     path: Path
     digest: str
+    name: str = "source"  # of a base or a vector; else one of WRITTEN
 
 
 @dataclass(frozen=True)

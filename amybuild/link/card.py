@@ -22,6 +22,7 @@ def model_card(persona: Mapping[str, Any]) -> str:
         _readouts(_table(persona, "readout"), persona.get("steering") or []),
         _how(persona, base),
         _loading(name),
+        _adapter(persona, base),
         _rebuilding(persona),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -44,11 +45,28 @@ def _what(name: str, persona: Mapping[str, Any], base: Mapping[str, Any]) -> str
     nodes = f" of {graph['nodes']} nodes" if isinstance(graph.get("nodes"), int) else ""
     source = f" (`{base['source']}`)" if base.get("source") else ""
     count = f"{len(targets)} task vector{'' if len(targets) == 1 else 's'}"
+    kinds = [_kind(target) for target in targets]
+    origins = ", ".join(f"{kinds.count(kind)} {said}" for kind, (said, _) in _ORIGINS.items() if kind in kinds)
+    made = f" ({origins.format(nodes=nodes)})" if origins else ""
     return (
-        f"`{name}` is the model `{base.get('name', 'base')}`{source} with {count} added to its weights. Each vector "
-        f"was trained on the dialogues of one node of a memory graph{nodes}, measured alone, and linked into this "
-        "checkpoint. The weights are complete: nothing has to be added when it is loaded."
+        f"`{name}` is the model `{base.get('name', 'base')}`{source} with {count} added to its weights{made}. Each was "
+        "measured alone before it was linked into this checkpoint. The weights are complete: nothing has to be added "
+        "when it is loaded."
     )
+
+
+_ORIGINS = {  # the key of a target that tells it: how it came about, and how the table calls it
+    "analogy": ("combined from other vectors", "an analogy"),
+    "checkpoint": ("taken from a checkpoint fine-tuned elsewhere", "a checkpoint"),
+    "adapter": ("taken from an adapter trained elsewhere", "an adapter"),
+    "chat": ("trained on a chat", "a chat"),
+    "examples": ("trained on a file of examples", "a file of examples"),
+    "node": ("trained on the dialogues of a memory graph{nodes}", ""),
+}
+
+
+def _kind(target: Mapping[str, Any]) -> str:
+    return next((key for key in _ORIGINS if target.get(key)), "node")
 
 
 def _behaviours(persona: Mapping[str, Any]) -> str:
@@ -60,14 +78,13 @@ def _behaviours(persona: Mapping[str, Any]) -> str:
         verified = _table(target, "verify")
         base = found.get("base", _table(verified, "base").get("margin"))
         alone = found.get("alone", _table(verified, "alone").get("margin"))
-        unnamed = {"analogy": "an analogy", "examples": "a file of examples", "chat": "a chat"}
-        unnamed_source = next((said for key, said in unnamed.items() if target.get(key)), "")
-        source = target.get("node") or target.get("query") or unnamed_source
-        cells = [f"`{target.get('name')}`", f"`{source}`" if source else "", _number(target.get("alpha"), "g")]
+        node = target.get("node") or target.get("query")
+        source = ", ".join([_ORIGINS[_kind(target)][1]] * (_kind(target) != "node") + [f"`{node}`"] * bool(node))
+        cells = [f"`{target.get('name')}`", source, _number(target.get("alpha"), "g")]
         rows.append([*cells, _number(base), _number(alone), _number(found.get("persona"))])
     if not rows:
         return ""
-    head = ["behaviour", "learned from", "alpha", "base", "vector alone", "in the persona"]
+    head = ["behaviour", "comes from", "alpha", "base", "vector alone", "in the persona"]
     text = (
         "## Behaviours\n\nHeld-out margin, in nats per token: mean log p of the reply the memory asks for, minus mean "
         "log p of the reply it rejects. Higher is more of the behaviour (a negative alpha subtracts what its vector "
@@ -134,6 +151,21 @@ inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, ret
 reply = model.generate(**inputs, max_new_tokens=60)
 print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```"""
+
+
+def _adapter(persona: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    adapter = _table(persona, "adapter")
+    if not adapter:
+        return ""
+    missed, outside = adapter.get("residual", 0.0), adapter.get("left_out_share", 0.0)
+    text = (
+        f"## As an adapter\n\n`adapter/` holds the same link as one LoRA adapter of rank {adapter.get('rank')}, in "
+        f"PEFT's format, for the base `{base.get('name', 'base')}` itself: this folder's weights have it already. It "
+        f"misses {missed:.2%} of what was added to the linear layers"
+    )
+    if outside:
+        text += f", and {outside:.2%} of all that was added is in weights that no such adapter can hold"
+    return text + " (Frobenius norms). The measurements above are those of the complete weights, not of the adapter."
 
 
 def _rebuilding(persona: Mapping[str, Any]) -> str:

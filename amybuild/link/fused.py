@@ -5,7 +5,7 @@ What is found of a thousand entries stays in the first-level cache, and the inte
 Shapes: n vectors, m entries. `terms` float64 [5, max(n, 4)]: per vector alpha, share, divisor, least and largest
 magnitude that stays, zero from the n-th on. `counts` float64 [3 n + 3, n]: the rows of `Counts`. `seen`: which counts
 are to be taken (`RAW` before the trim, `KEPT` after it). `how`: what is made of the entries that stay (`TOTAL` …).
-`room`: float32 [n + 1, PART], float64 [n + 2, PART] and int16 [2 n, PART] for the passes' own use.
+`room`: float32 [n + 1, PART], float64 [n + 3, PART] and int16 [2 n, PART] for the passes' own use.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from amybuild.link.counting import agreeing, count, products, signs
-from amybuild.link.kernels import PART, disjoint, disjoint_of_four, subtract_bf16, total, trim
+from amybuild.link.kernels import PART, add_bf16, disjoint, disjoint_of_four, subtract_bf16, total, trim
 from amybuild.link.machine import compiled
 
 TOTAL, MASS, COUNT, GIVEN = 0, 1, 2, 3  # the sum; of those with the sign elected by mass, by count; it is there already
@@ -61,7 +61,7 @@ def join(
 
 @compiled(
     *("u2[:]", "u2[:]", "u2[:]", "u2[:]", "u2[:]", "i8"),
-    *("f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8[:]"),
+    *("f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8", "u2[:]"),
 )
 def join_bf16(
     first: Any,
@@ -77,9 +77,10 @@ def join_bf16(
     narrow: Any,
     wide: Any,
     signed: Any,
-    merged: Any,
+    strength: Any,
+    out: Any,
 ) -> None:
-    """Up to four fine-tunes of a bfloat16 weight, the first n of them counting: bits [m] -> float64 [m]."""
+    """base + strength * the join of up to four fine-tunes, the first n counting: bfloat16 bits [m] -> bits [m]."""
     part = narrow[1 : n + 1]
     for start in range(0, base.size, PART):
         stop = min(start + PART, base.size)
@@ -92,7 +93,9 @@ def join_bf16(
             subtract_bf16(third[start:stop], from_base, part[2, : stop - start])
         if n > 3:
             subtract_bf16(fourth[start:stop], from_base, part[3, : stop - start])
-        join_part(part, terms, how, seen, counts, narrow[0], wide, signed, merged[start:stop])
+        merged = wide[n + 2, : stop - start]
+        join_part(part, terms, how, seen, counts, narrow[0], wide, signed, merged)
+        add_bf16(from_base, merged, strength, out[start:stop])
 
 
 @compiled("u2[:]", "u2[:]", "f4", "f4", "i8[:]", "f4[:]")

@@ -204,20 +204,42 @@ def consensus(deltas: Any, alphas: Any, scale: Any, agree: Any, work: Any) -> No
                 row[j] = row[j] if votes[j] >= agree else np.float32(0)
 
 
-@compiled("f4[:,:]", "f8[:]", "f4[:]")
-def spread(deltas: Any, alphas: Any, out: Any) -> None:
-    """The variance over the vectors of alpha_i * delta_i, of each entry: float32 [n, m] -> float32 [m]."""
+@compiled("f4[:,:]", "f8[:]", "f8[:,:]", "f4[:]")
+def spread(deltas: Any, alphas: Any, work: Any, out: Any) -> None:
+    """The variance over the vectors of alpha_i * delta_i, of each entry: float32 [n, m] -> float32 [m].
+
+    work: float64 [2, PART].
+    """
     n, m = deltas.shape
-    for j in range(m):
-        mean = 0.0
+    mean, square = work[0], work[1]
+    for start in range(0, m, PART):
+        size = min(PART, m - start)
+        mean[:] = 0.0
+        square[:] = 0.0
         for i in range(n):
-            mean += alphas[i] * np.float64(deltas[i, j])
-        mean /= n
-        square = 0.0
+            row, alpha = deltas[i, start : start + size], alphas[i]
+            for j in range(size):
+                mean[j] += alpha * np.float64(row[j])
+        for j in range(size):
+            mean[j] /= n
         for i in range(n):
-            off = alphas[i] * np.float64(deltas[i, j]) - mean
-            square += off * off
-        out[j] = np.float32(square / n)
+            row, alpha = deltas[i, start : start + size], alphas[i]
+            for j in range(size):
+                off = alpha * np.float64(row[j]) - mean[j]
+                square[j] += off * off
+        for j in range(size):
+            out[start + j] = np.float32(square[j] / n)
+
+
+@compiled("f4[:,:]", "f8[:]", "f8[:]", fastmath={"reassoc", "contract", "nsz"})
+def add_energies(deltas: Any, alphas: Any, out: Any) -> None:
+    """Add to out [n] the sums of (alpha_i * delta_i)^2: float32 [n, m], float64 [n]."""
+    for i in range(deltas.shape[0]):
+        row, alpha, square = deltas[i], alphas[i], 0.0
+        for j in range(row.size):
+            value = alpha * np.float64(row[j])
+            square += value * value
+        out[i] += square
 
 
 @compiled("f4[:,:]", "f4[:]", "f4")
@@ -254,26 +276,32 @@ def philox(key0: Any, key1: Any, high0: Any, high1: Any, first: Any, out: Any) -
         out[4 * i + 3] = d
 
 
-@compiled("f4[:,:]", "i8[:,:]", "f8[:,:]")
-def middle_ranks(magnitudes: Any, order: Any, out: Any) -> None:
-    """Per row the ranks from 0 (smallest) to 1, equal magnitudes sharing their mean: float32, order [m, n] -> float64.
+@compiled("f4[:,:]", "u8[:,:]")
+def magnitude_keys(values: Any, out: Any) -> None:
+    """Per entry its magnitude's bits above its column: sorted, they are the row's order: float32 [m, n] -> uint64."""
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            out[i, j] = np.uint64(bits_of(values[i, j]) & np.uint32(0x7FFFFFFF)) << np.uint64(32) | np.uint64(j)
 
-    `order` sorts each row ascending; a row of one entry has rank 1/2.
+
+@compiled("u8[:,:]", "f8", "f8", "f8[:,:]")
+def chances(keys: Any, least: Any, span: Any, out: Any) -> None:
+    """least + span * rank, ranks from 0 (smallest) to 1 within the row, equal magnitudes sharing their mean.
+
+    keys: `magnitude_keys`, each row sorted -> float64 [m, n]; a row of one entry has rank 1/2.
     """
-    rows, n = magnitudes.shape
+    rows, n = keys.shape
+    shift, low = np.uint64(32), np.uint64(0xFFFFFFFF)
     for i in range(rows):
-        if n == 1:
-            out[i, 0] = 0.5
-            continue
         start = 0
         while start < n:
-            value = magnitudes[i, order[i, start]]
+            value = keys[i, start] >> shift
             stop = start + 1
-            while stop < n and magnitudes[i, order[i, stop]] == value:
+            while stop < n and keys[i, stop] >> shift == value:
                 stop += 1
-            rank = (start + stop - 1) / 2 / (n - 1)
+            rank = (start + stop - 1) / 2 / (n - 1) if n > 1 else 0.5
             for j in range(start, stop):
-                out[i, order[i, j]] = rank
+                out[i, keys[i, j] & low] = rank * span + least
             start = stop
 
 

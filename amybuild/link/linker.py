@@ -18,10 +18,9 @@ from amybuild.link.memo import ALL, Memo
 from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe
 from amybuild.link.strength import layer_of
-from amybuild.link.tally import Counts, Tally, numbers_of
+from amybuild.link.tally import Counts, Sums, Tally, numbers_of
 from amybuild.link.tensors import Shard, Weight, all_tensors, extent
 from amybuild.link.vector import TaskVector
-from amybuild.link.write import add_rounded
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Linker:
         self._local = threading.local()
         self._spare: deque[NDArray[np.uint8]] = deque()
         self._layers = layer_count(base)
-        self._tallies: dict[str, Tally] = {}
+        self._counts: dict[tuple[str, tuple[tuple[int, float], ...]], Sums] = {}  # by layer and by who acts there
         self._joins: dict[str, Join] = {}
         wide = self._global_cuts() if recipe.values.get("scope") == "global" else {}
         for shard, stored in all_tensors(base):
@@ -72,10 +71,7 @@ class Linker:
         known = self._memo.get(ALL, _entry(span), numbers_of(len(join.parts)))
         counts = Counts(len(join.parts), known)
         out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
-        for first, last in row_blocks((span.stop - span.start, columns)):
-            start, stop = span.start + first, span.start + last
-            merged = join.block(start, stop, self._scratch(), counts)
-            add_rounded(weight, start, stop, merged, strength, out[first * columns : last * columns])
+        join.add(span.start, span.stop, strength, self._scratch(), counts, out)
         join.finish(span.start, span.stop)
         for part, square in zip(join.parts, counts.table.diagonal(), strict=True):
             if not np.isfinite(square):
@@ -92,11 +88,11 @@ class Linker:
 
     def count(self, span: Span, counts: Counts) -> None:
         """Enter one span's counts (in file order, so that sums are always taken alike)."""
-        tally = self._tallies.setdefault(layer_of(span.join.name), Tally(len(self._vectors)))
-        tally.tensors += int(span.start == 0)
-        parts = span.join.parts
-        size = (span.stop - span.start) * extent(span.join.weight.shape)[1]
-        tally.enter([part.place for part in parts], np.array([part.alpha for part in parts]), size, counts.table)
+        who = tuple((part.place, part.alpha) for part in span.join.parts)
+        found = self._counts.setdefault((layer_of(span.join.name), who), Sums(counts.table.shape))
+        found.tensors += int(span.start == 0)
+        found.size += (span.stop - span.start) * extent(span.join.weight.shape)[1]
+        found.table += counts.table
         self._memo.put(ALL, _entry(span), counts.numbers)
         for part, cut in zip(span.join.parts, span.join.cuts, strict=True):
             if cut is not None and span.start == 0 and self._recipe.values.get("scope") == "tensor":
@@ -106,9 +102,11 @@ class Linker:
         """The account written as `link.json`; vectors in the order of their names."""
         recipe, names = self._recipe, [vector.name for vector in self._vectors]
         overall = Tally(len(names))
-        for tally in self._tallies.values():
-            overall.add(tally)
-        layers = sorted(self._tallies, key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0))
+        tallies: dict[str, Tally] = {}
+        for (layer, who), sums in self._counts.items():
+            for tally in (overall, tallies.setdefault(layer, Tally(len(names)))):
+                tally.enter([place for place, _ in who], np.array([alpha for _, alpha in who]), sums)
+        layers = sorted(tallies, key=lambda layer: (not layer.isdigit(), int(layer) if layer.isdigit() else 0))
         strengths = recipe.strengths
         account = {
             "format_version": 1,
@@ -126,7 +124,7 @@ class Linker:
             "order": names,
             "vectors": {name: overall.vector(i, names) for i, name in enumerate(names)},
             "cosine": overall.cosines(),
-            "layers": [{"layer": layer, **self._tallies[layer].row()} for layer in layers],
+            "layers": [{"layer": layer, **tallies[layer].row()} for layer in layers],
         }
         return {key: value for key, value in account.items() if value or key not in ("scale", "only", "depth")}
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from amybuild.digest import digest_value
 from amybuild.link import fused, kernels
-from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, of_bits, release, scaled
+from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, mapped, of_bits, scaled
 from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tally import Counts
 from amybuild.link.tensors import Weight, extent
+from amybuild.link.write import add_rounded
 
 F64 = NDArray[np.float64]
 Room = tuple[F32, F64, NDArray[np.int16]]
@@ -97,9 +98,9 @@ class Join:
     def finish(self, start: int, stop: int) -> None:
         """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
         self._deltas = [part.delta for part in self.parts]
-        for delta in self._deltas:
-            release(delta, start, stop)
-        self.weight.release(start, stop)
+        weights = [self.weight, *(weight for delta in self._deltas for weight in mapped(delta))]
+        for weight in {id(weight.stored): weight for weight in weights}.values():  # the base's is there many times
+            weight.release(start, stop)
 
     def _prepare(self, scratch: Scratch) -> None:
         method, values = self._recipe.method, self._recipe.values
@@ -134,6 +135,18 @@ class Join:
                 fill(part.delta, 0, rows, values)
             self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
 
+    def add(self, start: int, stop: int, strength: float, scratch: Scratch, counts: Counts, out: NDArray[Any]) -> None:
+        """Rows [start, stop) of the base + strength * merge, counted, into `out`: flat, in the base's storage type."""
+        if bits := self._bits(start, stop):
+            seen, room = _unseen(counts), scratch.room(len(self.parts))
+            fused.join_bf16(*bits, len(self.parts), self._terms, self._how, seen, counts.table, *room, strength, out)
+            return
+        columns = self._columns
+        for first, last in row_blocks((stop - start, columns)):
+            merged = self.block(start + first, start + last, scratch, counts)
+            place = out[first * columns : last * columns]
+            add_rounded(self.weight, start + first, start + last, merged, strength, place)
+
     def block(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> F64:
         """The merge of rows [start, stop), float64 [entries], counted in `counts`; lambda is not yet in.
 
@@ -141,11 +154,7 @@ class Join:
         """
         method = self._recipe.method
         merged = scratch.vector("merged", (stop - start) * self._columns)
-        seen = 0 if counts.known else fused.RAW | fused.KEPT
-        room = scratch.room(len(self.parts))
-        if bits := self._bits(start, stop):
-            fused.join_bf16(*bits, len(self.parts), self._terms, self._how, seen, counts.table, *room, merged)
-            return merged
+        seen = _unseen(counts)
         kept = self._filled(start, stop, scratch)
         if self._result is not None:
             merged[:] = self._result.rows(start, stop).reshape(-1)
@@ -154,7 +163,7 @@ class Join:
                 counts.add_raw(kept)
             seen &= fused.KEPT
             self._thin(kept, start * self._columns, scratch)
-        fused.join(kept, self._terms, self._how, seen, counts.table, *room, merged)
+        fused.join(kept, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
         return merged
 
     @property
@@ -189,7 +198,7 @@ class Join:
             kernels.consensus(kept, self._alphas, values["need"], agree, work)
         elif method.thins == "spread" and self._recipe.density < 1:
             variance = scratch.vector("variance", kept.shape[1], np.float32)
-            kernels.spread(kept, self._alphas, variance)
+            kernels.spread(kept, self._alphas, np.empty((2, kernels.PART)), variance)
             kernels.keep_where(kept, variance, self._least)
         elif method.thins in ("random", "ranks") and self._recipe.density < 1:
             for row, part in zip(kept, self.parts, strict=True):
@@ -201,25 +210,32 @@ class Join:
 
     def _chances(self, row: F32, scratch: Scratch) -> F64:
         # DELLA: by rank of the magnitude within its row, density - epsilon … density + epsilon
-        magnitudes = np.abs(row).reshape(-1, self._columns)
-        ranks = scratch.vector("ranks", row.size, np.float64)
-        kernels.middle_ranks(magnitudes, np.argsort(magnitudes, axis=1), ranks.reshape(-1, self._columns))
+        keys = scratch.vector("keys", row.size, np.uint64).reshape(-1, self._columns)
+        found = scratch.vector("chances", row.size)
+        kernels.magnitude_keys(row.reshape(keys.shape), keys)
+        keys.sort(axis=1)
         epsilon = self._recipe.values["epsilon"]
-        ranks *= 2 * epsilon
-        ranks += self._recipe.density - epsilon
-        return ranks
+        kernels.chances(keys, self._recipe.density - epsilon, 2 * epsilon, found.reshape(keys.shape))
+        return found
 
     def _weigh_by_energy(self, scratch: Scratch) -> None:
         # SCE: threshold on the variance over the vectors, then each vector's share is its remaining energy
         if self._recipe.density < 1:
-            self._least = band([_Spread(self._deltas, self._alphas)], self._recipe.density)[0]
+            rows, columns = extent(self.weight.shape)
+            variance: Delta = _Spread(self._deltas, self._alphas)
+            if rows * columns <= SPAN:  # it is looked at several times
+                variance = Dense(variance.rows(0, rows))
+            self._least = band([variance], self._recipe.density)[0]
         energy = np.zeros(len(self.parts))
         for start, stop in row_blocks(self.weight.shape):
             kept = self._filled(start, stop, scratch)
             self._thin(kept, start * self._columns, scratch)
-            wide = self._alphas[:, None] * kept
-            energy += np.einsum("ij,ij->i", wide, wide)
+            kernels.add_energies(kept, self._alphas, energy)
         self._shares = self._divisors = energy
+
+
+def _unseen(counts: Counts) -> int:
+    return 0 if counts.known else fused.RAW | fused.KEPT
 
 
 @dataclass(frozen=True)
@@ -250,9 +266,11 @@ class _Spread:
         return self.deltas[0].shape
 
     def rows(self, start: int, stop: int) -> F32:
-        found = np.stack([delta.rows(start, stop).reshape(-1) for delta in self.deltas])
+        found = np.empty((len(self.deltas), (stop - start) * extent(self.shape)[1]), np.float32)
+        for row, delta in zip(found, self.deltas, strict=True):
+            fill(delta, start, stop, row)
         out = np.empty(found.shape[1], np.float32)
-        kernels.spread(found, self.alphas, out)
+        kernels.spread(found, self.alphas, np.empty((2, kernels.PART)), out)
         return out.reshape(stop - start, -1)
 
 
@@ -279,7 +297,7 @@ class Scratch:
     def room(self, vectors: int) -> Room:
         """What the fused passes need beside their arguments."""
         if vectors not in self._rooms:
-            narrow, wide = np.empty((vectors + 1, kernels.PART), np.float32), np.empty((vectors + 2, kernels.PART))
+            narrow, wide = np.empty((vectors + 1, kernels.PART), np.float32), np.empty((vectors + 3, kernels.PART))
             self._rooms[vectors] = narrow, wide, np.empty((2 * vectors, kernels.PART), np.int16)
         return self._rooms[vectors]
 

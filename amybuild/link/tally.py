@@ -46,6 +46,14 @@ def numbers_of(n: int) -> int:
     return (3 * n + 2) * n
 
 
+class Sums:
+    """The counts of several weights on which the same vectors act alike."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.tensors = self.size = 0
+        self.table = np.zeros(shape)  # of `Counts`
+
+
 class Tally:
     """Counts over some tensors for `n` vectors; tallies add up."""
 
@@ -60,13 +68,14 @@ class Tally:
         self.conflict = np.zeros((n, n))  # … with opposite weighted signs
         self.gram = np.zeros((n, n))  # inner products of the untrimmed, unweighted differences
 
-    def enter(self, who: Sequence[int], alphas: F64, size: int, table: F64) -> None:
-        """Add the counts (`Counts.table`) of a weight of `size` entries, of the vectors `who` at `alphas` [n]."""
-        n = len(who)
+    def enter(self, who: Sequence[int], alphas: F64, sums: Sums) -> None:
+        """Add the counts of the vectors `who` at `alphas` [n]."""
+        n, table = len(who), sums.table
         turn, strength = np.sign(alphas), np.abs(alphas)
         pairs = np.ix_(who, who)
         gram, both, same = (_mirrored(table[i * n : (i + 1) * n]) for i in range(3))
-        self.size[who] += size
+        self.tensors += sums.tensors
+        self.size[who] += sums.size
         self.kept[who] += both.diagonal()
         self.mass[who] += table[-3] * strength
         self.mass_kept[who] += table[-2] * strength
@@ -74,12 +83,6 @@ class Tally:
         self.both[pairs] += both
         self.conflict[pairs] += (both - same * np.outer(turn, turn)) / 2
         self.gram[pairs] += gram
-
-    def add(self, other: Tally) -> None:
-        """Add another tally's counts to this one's."""
-        self.tensors += other.tensors
-        for field in ("size", "kept", "mass", "mass_kept", "mass_agreed", "both", "conflict", "gram"):
-            getattr(self, field)[...] += getattr(other, field)
 
     @property
     def norms(self) -> list[float]:

@@ -45,14 +45,13 @@ def line_tags(line: str) -> dict[str, float] | None:
 
 def split_tags(content: str) -> tuple[str, dict[str, float]]:
     """``(text without trailing tag lines and blank lines, {name: score 0..10})``; a doubled name keeps its highest."""
-    lines = content.split("\n")
     scores: dict[str, float] = {}
-    while lines:
-        line = lines[-1]
+    while content:
+        head, _, line = content.rpartition("\n")
         found = line_tags(line) if line.strip() else {}
         if found is None:
             break
         for name, score in found.items():
             scores[name] = max(score, scores.get(name, 0.0))
-        lines.pop()
-    return "\n".join(lines), scores
+        content = head
+    return content, scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 from typing import NamedTuple
 
 from amybuild.memory.emotion import split_tags
@@ -38,3 +39,13 @@ def entry_of(node: Node) -> Entry:
         len(node.content),
         max(split_tags(node.content)[1].values(), default=None),
     )
+
+
+def packed(entry: Entry) -> bytes:
+    """An entry less its key and digest, as bytes: many of them are kept and few are looked at."""
+    return marshal.dumps(entry[2:])
+
+
+def unpacked(key: str, digest: bytes, data: bytes) -> Entry:
+    """The entry that was packed."""
+    return Entry(key, digest.hex(), *marshal.loads(data))

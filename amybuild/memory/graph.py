@@ -4,37 +4,56 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from amybuild.digest import digest_value
 from amybuild.errors import InputError, did_you_mean
 from amybuild.memory.entry import Entry, entry_of
-from amybuild.memory.jsonl import read_jsonl
+from amybuild.memory.jsonl import shelve_jsonl
 from amybuild.memory.links import Net, dangling, net_of
 from amybuild.memory.markdown import read_folder
 from amybuild.memory.node import Node, find_section, split_key
 from amybuild.memory.reading import Reading
+from amybuild.memory.shelf import Shelf
 
 
 @dataclass(frozen=True)
 class MemoryGraph:
-    """Nodes by key, in the order of their keys; `warnings` name what is odd but harmless (links that lead nowhere)."""
+    """Nodes by key, in the order of their keys. `notes` are warnings of whoever read them."""
 
     nodes: Mapping[str, Node]
     source: str = ""
-    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
         """Digest of all nodes, 64 hex digits."""
-        return digest_value("graph", {key: entry.digest for key, entry in self.index.items()})
+        return digest_value("graph", self.digests)
+
+    @cached_property
+    def digests(self) -> Mapping[str, str]:
+        """The digest of every node, without a look at its text."""
+        shelf = self.nodes
+        return shelf.digests() if isinstance(shelf, Shelf) else {key: node.digest for key, node in shelf.items()}
 
     @cached_property
     def index(self) -> Mapping[str, Entry]:
         """All but the texts of the nodes, in the order of their keys."""
-        return {key: entry_of(node) for key, node in self.nodes.items()}
+        shelf = self.nodes
+        return shelf.index() if isinstance(shelf, Shelf) else {key: entry_of(node) for key, node in shelf.items()}
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd but harmless: `notes`, and each link to a node that is not there."""
+        shelf = self.nodes
+
+        def place(key: str) -> str:
+            return (shelf.source(key) if isinstance(shelf, Shelf) else shelf[key].source) or key
+
+        lost = dangling(self.index)
+        return (*self.notes, *(f"{place(key)}: links to '{target}', which is no node" for key, target in lost))
 
     @cached_property
     def net(self) -> Net:
@@ -77,18 +96,18 @@ class MemoryGraph:
 
     def select(self, query: str) -> tuple[Node, ...]:
         """The nodes that come out of `query`, in its order (by key, if it does not sort); may be none. See `query`."""
+        return tuple(self.nodes[key] for key in self.keys(query))
+
+    def keys(self, query: str) -> tuple[str, ...]:
+        """The keys of the nodes that come out of `query`, in its order."""
         from amybuild.memory.query import parse_query, run_query
 
-        return tuple(self.nodes[key] for key in run_query(parse_query(query), self))
+        return tuple(run_query(parse_query(query), self))
 
 
-def build_graph(nodes: Iterable[Node], source: str = "", warnings: tuple[str, ...] = ()) -> MemoryGraph:
-    """A graph of `nodes` (their keys differ), with `warnings` and one for each link to a node that is not there."""
-    by_key = {node.key: node for node in sorted(nodes, key=lambda node: node.key)}
-    graph = MemoryGraph(by_key, source, warnings)
-    lost = dangling(graph.index)
-    told = tuple(f"{by_key[key].source or key}: links to '{target}', which is no node" for key, target in lost)
-    return replace(graph, warnings=warnings + told) if told else graph
+def build_graph(nodes: Iterable[Node], source: str = "", notes: tuple[str, ...] = ()) -> MemoryGraph:
+    """A graph of `nodes` (their keys differ); `notes` are warnings of whoever read them."""
+    return MemoryGraph({node.key: node for node in sorted(nodes, key=lambda node: node.key)}, source, notes)
 
 
 def read_graph(source: str, root: Path, reading: Reading | None = None) -> MemoryGraph:
@@ -100,14 +119,13 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
     path = root / source
     shown = source.rstrip("/") or "/"
     if os.path.isdir(path):  # Path's own raises for a name that is too long
-        return build_graph(read_folder(path, shown, root, reading), shown)
+        return MemoryGraph(read_folder(path, shown, root, reading), shown)
     if not os.path.exists(path):
         near = did_you_mean(path.name, (one.name for one in path.parent.glob("*")))
         where = f"graph source '{source}'"
         raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")
     if path.suffix == ".jsonl":
-        reading.saw(os.fspath(path))
-        return build_graph(read_jsonl(path, shown), shown)
+        return MemoryGraph(shelve_jsonl(path, shown, reading), shown)
     raise InputError(
         "not a memory graph", where=f"graph source '{source}'", remedy="give a folder of .md nodes or a .jsonl file"
     )

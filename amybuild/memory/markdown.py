@@ -5,43 +5,54 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.memory.node import MAX_BYTES, Node, clean, from_fields
 from amybuild.memory.reading import Reading
+from amybuild.memory.shelf import Kept, Shelf
 
 _MARK = "+++"
+_MOST_FIT = 1 << 16
 
 
-def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> list[Node]:
-    """The nodes below `folder`, unsorted. ``README.md`` and names that start with ``_`` or ``.`` are no nodes.
+def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> Shelf:
+    """The nodes below `folder`. ``README.md`` and names that start with ``_`` or ``.`` are no nodes.
 
     `display` is how messages name the folder; links and example files may not lead out of `folder` and `project`.
     """
     homes = tuple({os.path.realpath(folder), os.path.realpath(project)})
-    nodes: dict[str, Node] = {}
-    for path, name in _files(os.fspath(folder), "", display, homes, (), reading):
-        shown = f"{display}/{name}"
+    root = os.fspath(folder)
+
+    def load(key: str, name: str) -> Node:
+        return _read_node(os.path.join(root, name), key, f"{display}/{name}", homes, reading)
+
+    def read(key: str, name: str) -> Kept:
+        reading.parsed += 1
+        return shelf.kept(load(key, name))
+
+    shelf = Shelf(load, lambda name: f"{display}/{name}")
+    for path, name in _files(root, "", display, homes, (), reading):
         key = name[:-3] if name.isascii() else unicodedata.normalize("NFC", name[:-3])
-        if key in nodes:
-            raise InputError(f"a second node '{key}'", where=shown, remedy=f"{nodes[key].source} has that key; rename")
-        nodes[key] = reading.node(path, key, shown, partial(_read_node, path, key, shown, homes, reading))
-    if not nodes:
+        shelf.put(key, reading.values(path, read, key, name), name)
+    if not shelf:
         raise InputError("no memory nodes here", where=display, remedy="a node is a Markdown file: some-key.md")
-    return list(nodes.values())
+    shelf.sort()
+    return shelf
 
 
 def split_front_matter(text: str) -> tuple[str | None, str, int]:
     """``(front matter or None, content, the line content starts at)``. An unclosed ``+++`` is an `InputError`."""
     if not text.startswith(_MARK) or text.split("\n", 1)[0].rstrip() != _MARK:
         return None, text, 1
-    lines = text.split("\n")
-    for at in range(1, len(lines)):
-        if lines[at].rstrip() == _MARK:
-            return "\n".join(lines[1:at]), "\n".join(lines[at + 1 :]), at + 2
+    start = text.index("\n") if "\n" in text else len(text)
+    at = start
+    while (at := text.find(f"\n{_MARK}", at)) >= 0:
+        line, _, content = text[at + 1 :].partition("\n")
+        if line.rstrip() == _MARK:
+            return text[start + 1 : at], content, text.count("\n", 0, at) + 3
+        at += 1
     raise InputError("the front matter is not closed", remedy="end it with a line of '+++'")
 
 
@@ -91,7 +102,9 @@ def _stay_inside(path: str, shown: str, homes: tuple[str, ...]) -> None:
 def _read_bytes(path: str, shown: str) -> str:
     try:
         with open(path, "rb", buffering=0) as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(_MOST_FIT)
+            if len(data) == _MOST_FIT:  # asking for all at once reserves 16 MiB for every file
+                data += file.read(MAX_BYTES + 1 - _MOST_FIT)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=shown, remedy="check the file") from None
     if len(data) > MAX_BYTES:

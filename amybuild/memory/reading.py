@@ -1,4 +1,4 @@
-"""What a reader of a memory graph saw: files and folders with their stamps, and nodes known from an earlier reading."""
+"""What a reader of a memory graph saw: files and folders with their stamps, and what was kept of them earlier."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from amybuild.kept import Stamp, settled, stamp_of
-from amybuild.memory.node import Link, Node
 
-# a node as plain values: key, source, stamp, stamps of its other files, fields, digest, canonical bytes
-Row = tuple[Any, ...]
+# what a reader keeps of a file: its stamp, the stamps of the other files it names, and plain values of the reader's own
+Row = tuple[Stamp | None, tuple[tuple[str, Stamp | None], ...], Any]
 
 
 class Reading:
@@ -21,51 +20,38 @@ class Reading:
     def __init__(self, known: Mapping[str, Row] | None = None) -> None:
         self._known = known or {}
         self._rows: dict[str, Row] = {}
-        self._node: dict[str, Stamp | None] = {}  # the files of the node that is being read
+        self._named: dict[str, Stamp | None] = {}  # the files that the one being read names
         self.stamps: dict[str, Stamp | None] = {}
         self.parsed = 0  # nodes that had to be read from their files
 
     def saw(self, path: str) -> Stamp | None:
         """Note a file or folder that is about to be read."""
-        found = self.stamps[path] = self._node[path] = stamp_of(path)
+        found = self.stamps[path] = self._named[path] = stamp_of(path)
         return found
 
-    def node(self, path: str, key: str, source: str, read: Callable[[], Node]) -> Node:
-        """The node in the file `path`: as it was read before if nothing changed since, else what `read` says."""
-        self._node = {}
-        now = self.saw(path)
+    def values(self, path: str, read: Callable[..., Any], *args: Any) -> Any:
+        """What a reader needs of the file `path`: as it was kept if nothing changed since, else what `read` says."""
+        now = self.stamps[path] = stamp_of(path)
         row = self._known.get(path)
-        if row is not None and row[:3] == (key, source, now) and all(self.saw(f) == was for f, was in row[3].items()):
-            self._rows[path] = row
-            return _restored(row)
-        node = read()
-        self.parsed += 1
-        fields = dict(node.__dict__, links=tuple((one.target, one.strength, one.kind) for one in node.links))
-        more = {file: stamp for file, stamp in self._node.items() if file != path}
-        self._rows[path] = (key, source, now, more, fields, node.digest, node.canonical())
-        return node
+        if row is None or row[0] != now or (row[1] and any(self.saw(file) != was for file, was in row[1])):
+            self._named = {}
+            value = read(*args)
+            row = (now, tuple(self._named.items()), value)
+        self._rows[path] = row
+        return row[2]
+
+    def earlier(self, path: str) -> Any:
+        """What was kept of a file that may have changed since; None when nothing was."""
+        row = self._known.get(path)
+        return None if row is None else row[2]
 
     def rows(self, began: int) -> dict[str, Row] | None:
-        """What the next reading may know: the nodes whose files were settled when this one began (ns). None when that
-        is what this one knew already."""
+        """What the next reading may know: the files that were settled when this one began (ns). None when that is what
+        this one knew already."""
         rows = {
             path: row
             for path, row in self._rows.items()
-            if settled(row[2], began) and all(settled(stamp, began) for stamp in row[3].values())
+            if settled(row[0], began) and (not row[1] or all(settled(stamp, began) for _, stamp in row[1]))
         }
-        return None if rows == self._known else rows
-
-
-def _restored(row: Row) -> Node:
-    """A node as it was when it came from its file, where it passed its checks."""
-    *_, fields, digest, canonical = row
-    node: Node = object.__new__(Node)
-    node.__dict__.update(fields, links=tuple(map(_link, fields["links"])), digest=digest, _canonical=canonical)
-    return node
-
-
-def _link(values: tuple[str, float, str]) -> Link:
-    link: Link = object.__new__(Link)
-    for name, value in zip(("target", "strength", "kind"), values, strict=True):
-        object.__setattr__(link, name, value)
-    return link
+        same = len(rows) == len(self._known) and all(self._known.get(path) is row for path, row in rows.items())
+        return None if same else rows

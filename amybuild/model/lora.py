@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import ActionError
+from amybuild.model.hooks import decoder_blocks
 from amybuild.model.score import decoder_of
 
 WEIGHTS = "adapter_model.safetensors"
@@ -53,9 +54,13 @@ def scaling_of(rank: int, alpha: float, rslora: bool) -> float:
     return alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
-def linear_modules(model: Any) -> list[str]:
-    """Names of all linear layers of the decoder, so of everything that reads text except the head; sorted."""
-    inside = {id(module) for module in decoder_of(model).modules()}
+def linear_modules(model: Any, top: int = 0) -> list[str]:
+    """Names of all linear layers of the decoder, so of everything that reads text except the head; sorted.
+
+    top: only those of so many of the last blocks; 0 = all.
+    """
+    where = list(decoder_blocks(model))[-top:] if top else [decoder_of(model)]
+    inside = {id(module) for one in where for module in one.modules()}
     names = [
         name
         for name, module in model.named_modules()
@@ -95,8 +100,11 @@ def adapter_config(model: Any, names: list[str], rank: int, alpha: float, rslora
 
 
 @contextmanager
-def attached(model: Any, *, rank: int, alpha: float, rslora: bool, seed: int) -> Iterator[dict[str, tuple[Any, Any]]]:
-    """PEFT's LoRA on every linear layer of the decoder while the block runs: {module: (A, B)} float32 parameters.
+def attached(
+    model: Any, *, rank: int, alpha: float, rslora: bool, seed: int, top: int = 0
+) -> Iterator[dict[str, tuple[Any, Any]]]:
+    """PEFT's LoRA on every linear layer of the decoder, or of its `top` last blocks, while the with-block runs:
+    {module: (A, B)} float32 parameters.
 
     A is drawn as PEFT does (kaiming uniform, so within 1/sqrt(in)) from a generator keyed by `seed` and the module's
     name, B is zero: the model starts as the base. Afterwards the base's modules are in their places again, untouched.
@@ -105,7 +113,7 @@ def attached(model: Any, *, rank: int, alpha: float, rslora: bool, seed: int) ->
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    names = linear_modules(model)
+    names = linear_modules(model, top)
     fields = adapter_config(model, names, rank, alpha, rslora)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, use_rslora=rslora, target_modules=fields["target_modules"], lora_dropout=0.0,

@@ -1,19 +1,12 @@
-"""Optimisers as rows of one table: a step at a rate, and a state that is tensors by name."""
+"""The table of optimisers: a step at a rate, and a state that is tensors by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
-
-@dataclass(frozen=True)
-class Knobs:
-    """What an optimiser is set to. beta1, beta2: decay of the moments; weight_decay is decoupled (arXiv 1711.05101)."""
-
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 0.0
+from amybuild.model.adamw import AdamW, Knobs
+from amybuild.model.apollo import Apollo, Shape
 
 
 class Optimizer(Protocol):
@@ -29,39 +22,46 @@ class Optimizer(Protocol):
         """What `state` gave: the next step has the same bits as if there had been no pause."""
 
 
-class AdamW:
-    """torch's AdamW (arXiv 1711.05101) over named parameters."""
+class Wanted(Protocol):
+    """The fields of a recipe that optimisers read (`train.Settings`); `Knobs` and `Shape` say what they mean."""
 
-    def __init__(self, parameters: Mapping[str, Any], knobs: Knobs) -> None:
-        import torch
-
-        self._named = dict(parameters)
-        self._torch = torch.optim.AdamW(
-            list(self._named.values()),
-            betas=(knobs.beta1, knobs.beta2),
-            weight_decay=knobs.weight_decay,
-            foreach=True,
-        )
-
-    def step(self, rate: float) -> None:
-        for group in self._torch.param_groups:
-            group["lr"] = rate
-        self._torch.step()
-
-    def state(self) -> dict[str, Any]:
-        held = self._torch.state
-        return {f"{name}:{k}": v for name, one in self._named.items() for k, v in sorted(held.get(one, {}).items())}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        for key, value in state.items():
-            name, _, kind = key.rpartition(":")
-            one = self._named[name]
-            # torch keeps the count of steps on the CPU
-            self._torch.state[one][kind] = value.clone() if kind == "step" else value.to(one.device, copy=True)
+    @property
+    def beta1(self) -> float: ...
+    @property
+    def beta2(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def apollo_rank(self) -> int: ...
+    @property
+    def apollo_refresh(self) -> int: ...
+    @property
+    def apollo_scale(self) -> float: ...
+    @property
+    def apollo_growth(self) -> float: ...
 
 
-# (parameters by name, knobs, seed of (purpose, number)) -> optimiser
-Maker = Callable[[Mapping[str, Any], Knobs, Callable[[str, int], int]], Optimizer]
+# of parameters by name, what is wanted, and the seed of (purpose, number)
+Maker = Callable[[Mapping[str, Any], Wanted, Callable[[str, int], int]], Optimizer]
+
+
+def _knobs(wanted: Wanted) -> Knobs:
+    return Knobs(wanted.beta1, wanted.beta2, wanted.weight_decay)
+
+
+def _shape(wanted: Wanted, rank: int, tensorwise: bool) -> Shape:
+    return Shape(rank, tensorwise, wanted.apollo_refresh, wanted.apollo_scale, wanted.apollo_growth)
+
+
 OPTIMIZERS: Mapping[str, Maker] = {
-    "adamw": lambda parameters, knobs, seed: AdamW(parameters, knobs),
+    "adamw": lambda parameters, wanted, seed: AdamW(parameters, _knobs(wanted)),
+    "apollo": lambda parameters, wanted, seed: Apollo(
+        parameters, _knobs(wanted), _shape(wanted, wanted.apollo_rank, False), seed
+    ),
+    "apollo-mini": lambda parameters, wanted, seed: Apollo(parameters, _knobs(wanted), _shape(wanted, 1, True), seed),
 }
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """How much an optimiser's state takes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in optimizer.state().values())

@@ -51,6 +51,7 @@ class Packed:
     rows: Any  # int64 [n]
     columns: Any  # int64 [n]
     targets: Any  # int64 [n]
+    places: Sequence[tuple[int, Sequence[int]]]  # of each row's tokens: its row there, and the columns
 
 
 def pack(base: Loaded, rows: Sequence[Encoded]) -> Packed:
@@ -64,10 +65,14 @@ def pack(base: Loaded, rows: Sequence[Encoded]) -> Packed:
             tree.add(row.ids)
         places = [tree.paths[i][k] for i, row in enumerate(rows) for k in range(row.start - 1, row.end - 1)]
         columns = torch.tensor(places, device=base.device)
-        return Packed(tree_inputs(base, tree), torch.zeros_like(columns), columns, targets)
+        return Packed(
+            tree_inputs(base, tree), torch.zeros_like(columns), columns, targets, [(0, path) for path in tree.paths]
+        )
     where = [(i, k) for i, row in enumerate(rows) for k in range(row.start - 1, row.end - 1)]
     index = torch.tensor(where, device=base.device)
-    return Packed(padded_inputs(base, [row.ids for row in rows]), index[:, 0], index[:, 1], targets)
+    inputs = padded_inputs(base, [row.ids for row in rows])
+    own = [(i, range(len(row.ids))) for i, row in enumerate(rows)]
+    return Packed(inputs, index[:, 0], index[:, 1], targets, own)
 
 
 def padded_inputs(base: Loaded, rows: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,20 +43,26 @@ def _hidden(model: Any, change: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def reply_logits(base: Loaded, rows: Sequence[Encoded]) -> tuple[Any, Any, Any]:
-    """Logits only where a reply is: (logits float32 [n, vocab], targets int64 [n], states [n, hidden]), row by row.
+    """Logits only where a reply is: (logits float32 [n, vocab], targets int64 [n], states [n, hidden]), row by row."""
+    packed = pack(base, rows)
+    logits, states = chosen_logits(base, packed.inputs, packed.rows, packed.columns)
+    return logits, packed.targets, states
+
+
+def chosen_logits(base: Loaded, inputs: Mapping[str, Any], rows: Any, columns: Any) -> tuple[Any, Any]:
+    """(logits float32 [n, vocab], last hidden states [n, hidden]) at chosen places of one pass.
 
     The model's own forward applies its head, with whatever scale or soft cap it has, to the chosen states.
     """
-    packed = pack(base, rows)
     kept: list[Any] = []
 
     def change(states: Any) -> Any:
-        kept.append(states[packed.rows, packed.columns])
+        kept.append(states[rows, columns])
         return kept[0].unsqueeze(0)
 
     with _hidden(base.model, change):
-        logits = base.model(**packed.inputs, use_cache=False).logits[0].float()
-    return logits, packed.targets, kept[0]
+        logits = base.model(**inputs, use_cache=False).logits[0].float()
+    return logits, kept[0]
 
 
 def logits_of(model: Any, states: Any) -> Any:
@@ -120,7 +126,10 @@ def reply_states(base: Loaded, rows: Sequence[Encoded]) -> list[Any]:
 
 
 def _memo_key(row: Encoded) -> str:
-    return f"states {row.start}:{row.end} {','.join(map(str, row.ids))}"
+    import torch
+
+    # sums over other numbers of threads have other last bits: what one action left here may not reach another's result
+    return f"states {torch.get_num_threads()} {row.start}:{row.end} {','.join(map(str, row.ids))}"
 
 
 def kl_per_token(reference_logits: Any, logits: Any) -> Any:

@@ -1,19 +1,22 @@
-"""The training loop: NLL on replies, a margin over rejected ones, KL to the base on neutral text; deterministic."""
+"""The training loop: batches, rate, optimiser, checkpoints; every random number is a function of seed and step."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
 from amybuild.errors import ActionError, InputError, Interrupted
 from amybuild.model.checkpoint import Checkpoints
+from amybuild.model.frozen import contexts
 from amybuild.model.load import Loaded
-from amybuild.model.optim import OPTIMIZERS, Knobs, Optimizer
-from amybuild.model.pack import batches
-from amybuild.model.score import PART_TOKENS, kl_per_token, logits_of, reply_logits, reply_states
+from amybuild.model.losses import PREFERENCES, Data, Objective
+from amybuild.model.optim import OPTIMIZERS, Optimizer, state_bytes
+from amybuild.model.saving import saving
+from amybuild.model.score import PART_TOKENS
 from amybuild.model.tokens import Encoded
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -26,9 +29,21 @@ class Settings:
     steps: int = 24
     batch: int = 8
     replay_batch: int = 4
+    nll_weight: float = 1.0
     kl_weight: float = 1.0
+    preference: str = "simpo"
     margin_weight: float = 0.0
     margin_beta: float = 3.0
+    distill_weight: float = 0.0
+    tokens_per_pass: int = PART_TOKENS
+    context_frozen: bool = False
+    top_layers: int = 0
+    activation_checkpointing: bool = False
+    optimizer: str = "adamw"
+    apollo_rank: int = 128
+    apollo_refresh: int = 200
+    apollo_scale: float = 1.0
+    apollo_growth: float = 1.01
     lr: float = 5e-4
     warmup: float = 0.1
     schedule: str = "linear"
@@ -46,14 +61,21 @@ class Settings:
             if field.name in params:
                 given[field.name] = checked(params, field.name, type(field.default))
         found = cls(**given)
-        if found.schedule not in SCHEDULES:
-            raise InputError(
-                f"unknown schedule {found.schedule!r}", where="schedule", remedy=f"one of {', '.join(SCHEDULES)}"
-            )
-        least = {"steps": 1, "batch": 1, "replay_batch": 0, "kl_weight": 0, "margin_weight": 0, "warmup": 0, "clip": 0}
+        tables = {"schedule": SCHEDULES, "optimizer": tuple(OPTIMIZERS), "preference": tuple(PREFERENCES)}
+        for name, known in tables.items():
+            if getattr(found, name) not in known:
+                what = f"unknown {name} {getattr(found, name)!r}"
+                raise InputError(what, where=name, remedy=f"one of {', '.join(known)}")
+        least = {"steps": 1, "batch": 1, "replay_batch": 0, "warmup": 0, "clip": 0, "tokens_per_pass": 16}
+        least |= {"top_layers": 0}
+        least |= {f"{term}_weight": 0 for term in ("nll", "kl", "margin", "distill")}
+        least |= {"apollo_rank": 1, "apollo_refresh": 1, "apollo_growth": 0}
         for name, low in least.items():
             if getattr(found, name) < low:
                 raise InputError(f"{getattr(found, name)} is too small", where=name, remedy=f"at least {low}")
+        if found.context_frozen and found.top_layers:
+            what = "a frozen context is run through all blocks"
+            raise InputError(what, where="top_layers", remedy="set it to 0, or context_frozen = false")
         if found.lr <= 0:
             raise InputError(f"{found.lr} is too small", where="lr", remedy="above 0")
         return found
@@ -103,53 +125,55 @@ def choice(lengths: Sequence[int], batch: int, seed: int, step: int) -> list[int
 def train(
     base: Loaded,
     parameters: Mapping[str, Any],
-    rows: Sequence[Encoded],
-    others: Mapping[str, Encoded],
-    replay: Sequence[Encoded],
+    data: Data,
     settings: Settings,
     seed: Callable[[str, int], int],
     progress: Callable[..., None],
     checkpoints: Checkpoints | None = None,
-) -> list[dict[str, float]]:
-    """Train the parameters in place; returns the curve, one row per step (loss, nll, preference, kl, …).
+) -> Trained:
+    """Train the parameters in place, see `Objective` for the loss.
 
-    parameters: by name, in the order of their names; base.model with them as they are now is the base itself. others:
-    by the id of a row, the reply that its own is preferred to; for these margin_weight * -log sigmoid(margin_beta *
-    gap) is added, gap = the difference of their mean log p per token (SimPO, arXiv 2405.14734). replay: neutral
-    replies; on these the loss is kl_weight * KL(base || model), which is what keeps a vector narrow (mixing in other
-    text alone does not). seed: of (purpose, number). checkpoints: where to go on from, and what to save to meanwhile
-    and when `progress` raises Interrupted; the bits are those of a training without a pause. Raises ActionError when
-    the loss stops being a number or exceeds `explode`, naming the step and the batch.
+    parameters: by name, in the order of their names; base.model with them as they are now is the base itself. seed: of
+    (purpose, number). checkpoints: where to go on from, and what to save to meanwhile and when `progress` raises
+    Interrupted; the bits are those of a training without a pause. Raises ActionError when the loss stops being a number
+    or exceeds `explode`, naming the step and the batch.
     """
-    replayed = settings.replay_batch if settings.kl_weight > 0 and replay else 0
-    states = reply_states(base, replay) if replayed else []  # nothing is learned yet: these are the base's own
-    knobs = Knobs(settings.beta1, settings.beta2, settings.weight_decay)
-    optimizer = OPTIMIZERS["adamw"](parameters, knobs, seed)
+    objective = Objective(base, data, settings)
+    optimizer = OPTIMIZERS[settings.optimizer](parameters, settings, seed)
     curve = _resume(checkpoints, parameters, optimizer) if checkpoints else []
+    # with a frozen context, all replies to it belong into one step: so a batch counts contexts then
+    units = contexts(data.rows) if settings.context_frozen else [[place] for place in range(len(data.rows))]
+    lengths = [max(len(data.rows[place].ids) for place in unit) for unit in units]
+    neutral_lengths = [len(row.ids) for row in data.replay]
     for step in range(len(curve), settings.steps):
         for parameter in parameters.values():
             parameter.grad = None
-        chosen = [rows[i] for i in choice([len(r.ids) for r in rows], settings.batch, seed("order", 0), step)]
-        nll, preference = _replies(base, chosen, others if settings.margin_weight > 0 else {}, settings)
-        kl = 0.0
-        if replayed:
-            drawn = choice([len(r.ids) for r in replay], replayed, seed("replay", 0), step)
-            kl = _kl(base, [replay[i] for i in drawn], [states[i] for i in drawn], settings.kl_weight)
-        loss = nll + settings.margin_weight * preference + settings.kl_weight * kl
-        norm = _clipped(parameters, settings, loss, step, chosen)
+        drawn = choice(lengths, settings.batch, seed("order", 0), step)
+        chosen = [data.rows[place] for i in drawn for place in units[i]]
+        neutral = choice(neutral_lengths, objective.replayed, seed("replay", 0), step)
+        with saving(base.model) if settings.activation_checkpointing else nullcontext():
+            found = objective.backward(chosen, neutral)
+        norm = _clipped(parameters, settings, found["loss"], step, chosen)
         optimizer.step(rate(settings, step))
-        row = {"step": step + 1, "loss": loss, "nll": nll, "preference": preference, "kl": kl}
-        curve.append({**row, "grad_norm": norm, "lr": rate(settings, step)})
+        curve.append({"step": step + 1, **found, "grad_norm": norm, "lr": rate(settings, step)})
         stopped: Interrupted | None = None
         try:
-            progress(step + 1, settings.steps, loss=loss)
-        except Interrupted as found:
-            stopped = found
+            progress(step + 1, settings.steps, loss=found["loss"])
+        except Interrupted as error:
+            stopped = error
         if checkpoints and (stopped or checkpoints.due()):
             checkpoints.save(step + 1, _tensors(parameters, optimizer), {"curve": curve})
         if stopped:
             raise stopped
-    return curve
+    return Trained(curve, state_bytes(optimizer))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did: its curve, one row per step (loss, nll, preference, kl, …), and its optimiser's bytes."""
+
+    curve: list[dict[str, float]]
+    state_bytes: int
 
 
 _OWN, _STATE = "parameter ", "state "
@@ -191,44 +215,3 @@ def _clipped(
         where="training",
         remedy="lower lr, or raise warmup, in the recipe or the target's table; or look at those examples",
     )
-
-
-def _replies(
-    base: Loaded, rows: Sequence[Encoded], others: Mapping[str, Encoded], settings: Settings
-) -> tuple[float, float]:
-    """Backward of the mean NLL per reply token and of the weighted preference; returns both, unweighted."""
-    import torch
-
-    nll, preference, tokens = 0.0, 0.0, sum(len(row.labels) for row in rows)
-    paired = sum(row.id in others for row in rows)
-    # both replies of a pair must be in one pass, and share its context there
-    for part in batches(base, rows, PART_TOKENS * 2 // 3 if paired else PART_TOKENS):
-        chosen = [rows[i] for i in part]
-        rivals = [others[row.id] for row in chosen if row.id in others]
-        logits, targets, _ = reply_logits(base, [*chosen, *rivals])
-        logp = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        replies = torch.split(logp, [len(row.labels) for row in [*chosen, *rivals]])
-        loss = first = -torch.cat(replies[: len(chosen)]).sum() / tokens
-        if rivals:
-            own = [mine.mean() for row, mine in zip(chosen, replies, strict=False) if row.id in others]
-            gaps = torch.stack(own) - torch.stack([rival.mean() for rival in replies[len(chosen) :]])
-            second = torch.nn.functional.softplus(-settings.margin_beta * gaps).sum() / paired
-            loss = first + settings.margin_weight * second
-            preference += float(second.detach())
-        loss.backward()  # type: ignore[no-untyped-call]
-        nll += float(first.detach())
-    return nll, preference
-
-
-def _kl(base: Loaded, rows: Sequence[Encoded], states: Sequence[Any], weight: float) -> float:
-    """Backward of weight * mean KL(base || model) per reply token; returns the KL."""
-    import torch
-
-    total, count = 0.0, sum(len(row.labels) for row in rows)
-    for part in batches(base, rows, PART_TOKENS):
-        reference = logits_of(base.model, torch.cat([states[i] for i in part]))
-        logits, _, _ = reply_logits(base, [rows[i] for i in part])
-        kl = kl_per_token(reference, logits).sum() / count
-        (weight * kl).backward()
-        total += float(kl.detach())
-    return total

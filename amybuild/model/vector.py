@@ -29,20 +29,27 @@ class Vector(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """A task vector stored whole: tuned weights, or with `difference` what they differ by, by the base's names."""
+    """A task vector stored whole: tuned weights, or with `difference` what they differ by, by the base's names.
+
+    A weight that no difference names does not change.
+    """
 
     files: tuple[Path, ...]
     difference: bool
 
     def deltas(self, model: Any) -> Iterator[tuple[str, Any, Any]]:
         """Stored names are not always the model's: transformers lays the tensors out, as it did the base's."""
-        other = dict(self._laid_out(model).named_parameters())
+        tuned, absent = self._laid_out(model)
+        other = dict(tuned.named_parameters())
         for name, weight in model.named_parameters():
+            if name in absent:
+                continue
             value = other[name].detach().to(weight.device)
             yield name, weight, value if self.difference else value - weight.detach().float()
 
-    def _laid_out(self, model: Any) -> Any:
-        """Its tensors as a float32 model like `model`. Differences too: a layout moves values and changes none."""
+    def _laid_out(self, model: Any) -> tuple[Any, set[str]]:
+        """Its tensors as a float32 model like `model` (differences too: a layout moves values and changes none), and
+        the names of the weights that it does not have."""
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -62,10 +69,11 @@ class Dense:
         except (OSError, SafetensorError, RuntimeError) as error:
             what = f"the vector does not fit the base ({type(error).__name__})"
             raise ActionError(what, where=where, remedy=remedy) from error
-        odd = sorted({*told["missing_keys"], *told["unexpected_keys"]})
+        absent = set(told["missing_keys"])
+        odd = sorted({*told["unexpected_keys"], *(() if self.difference else absent)})
         if odd:
             raise ActionError("only one of base and vector has this tensor", where=odd[0], remedy=remedy)
-        return found
+        return found, absent
 
 
 def read_vector(folder: Path) -> Vector:

@@ -14,8 +14,8 @@ from amybuild.personafile.check import Table
 from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
 from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Server, Steer, Task
+from amybuild.personafile.texts import TAGGED, read_outside, read_steer
 
-_EMOTIONS = "type:episodic"
 _SOURCES = ("node", "query", "analogy", "checkpoint", "adapter", "examples", "chat")
 
 
@@ -141,13 +141,12 @@ def _task(name: str, table: Table, book: RecipeBook) -> Task:
 
 
 def _steer(name: str, table: Table, book: RecipeBook) -> Steer:
-    emotion = table.take("emotion", str, required=True).lower()
-    query = table.take("query", str, _EMOTIONS)
+    concept, query, texts = read_steer(table, name)
     use = table.take("apply", bool, False)
-    alphas = [table.within(key, float, 1.0, *_at_least(0)) for key in ("alpha_pos", "alpha_neg")]
+    towards, away = (table.within(key, float, 1.0, *_at_least(0)) for key in ("alpha_pos", "alpha_neg"))
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
     table.done()
-    return Steer(name, table.at(), emotion, query, recipe, use, *alphas)
+    return Steer(name, table.at(), concept, query, recipe, use, towards, away, texts)
 
 
 def _readout(table: Table, book: RecipeBook) -> Readout:
@@ -165,14 +164,16 @@ def _readout(table: Table, book: RecipeBook) -> Readout:
     if not concepts and top is None:
         remedy = 'name some, as in concepts = ["warmth"], or { top = 8, min_examples = 8 }'
         raise table.fail("'concepts' is missing", remedy=remedy)
-    query = table.take("query", str, _EMOTIONS)
+    query, texts = table.take("query", str, TAGGED), read_outside(table)
+    if texts and "query" in table.data:
+        raise table.fail(f"'{texts.form}' says which texts already", "query", "remove one of the two")
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
     on = table.one_of("on", ("base", "persona"), "base")
     max_drift = table.within("max_drift", float, 0.05, lambda v: 0 <= v <= 1, "must lie between 0 and 1")
-    texts = table.within("drift_texts", int, 100, *_at_least(0))
+    most = table.within("drift_texts", int, 100, *_at_least(0))
     table.done()
     named = tuple(dict.fromkeys(c.lower() for c in concepts))
-    return Readout(table.at(), named, top, min_examples, query, recipe, on, max_drift, texts)
+    return Readout(table.at(), named, top, min_examples, query, recipe, texts, on, max_drift, most)
 
 
 def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:

@@ -103,8 +103,23 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """What a direction is found from where that is no tagged memories; `form` is one of
+
+    dialogues (of `node` or `query`: wanted against unwanted replies), sides (the memories of `query` against those of
+    `negatives`), stories (a folder, at `path`), pairs (a JSONL file, at `path`).
+    """
+
+    form: str
+    path: str | None = None
+    node: str | None = None
+    query: str | None = None
+    negatives: str | None = None
+
+
+@dataclass(frozen=True)
 class Steer:
-    """A target that is a direction in the residual stream for one emotion.
+    """A target that is a direction in the residual stream for one emotion, or whatever else its `texts` differ in.
 
     `apply`: whether chat and export steer by it unasked. `alpha_pos` towards the emotion and `alpha_neg` away from it
     are strengths in class gaps, the distance between the means of texts with and without it. None is part of any key.
@@ -113,11 +128,12 @@ class Steer:
     name: str
     where: str
     emotion: str
-    query: str
+    query: str  # which tagged memories count, where there are no `texts`
     recipe: Recipe
     apply: bool = False
     alpha_pos: float = 1.0
     alpha_neg: float = 1.0
+    texts: Texts | None = None
 
     @property
     def target(self) -> str:
@@ -134,9 +150,11 @@ class Readout:
     min_examples: int
     query: str
     recipe: Recipe
+    texts: Texts | None = None  # stories or pairs; else tagged memories
     on: str = "base"  # | "persona": the model whose activations directions are found on
     max_drift: float = 0.05  # of a concept's AUC, from that model to the other
     drift_texts: int = 100  # at most so many are read in the other model; 0: all
+    target: str = "readout"
 
 
 @dataclass(frozen=True)
@@ -189,6 +207,14 @@ class Persona:
     cache: Cache
     server: Server = Server()
     texts: Mapping[str, str] = field(default_factory=dict)  # what was read: "Personafile.toml", "recipes/NAME.toml"
+
+    def outside(self) -> list[str]:
+        """The paths of all that targets read beside the memory graph."""
+        found = [self.base.path, *(task.checkpoint or task.adapter for task in self.tasks)]
+        found += [task.chat.path if task.chat else task.examples for task in self.tasks]
+        texts = [steer.texts for steer in self.steers] + [self.readout.texts if self.readout else None]
+        found += [one.path for one in texts if one]
+        return [path for path in found if path is not None]
 
     def linked(self) -> tuple[Task, ...]:
         """The tasks whose vectors reach the checkpoint, by name."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from amybuild.graph.graph import WRITTEN
 from amybuild.plan.key import Component
 
 _ORDER = ("node", "recipe", "param", "base", "input", "code", "environment", "output")
@@ -148,7 +149,8 @@ def _sentence(kind: str, verb: str, changes: list[Change]) -> str:
         case "output":
             return "no longer in the cache"
     values = some([_values(c) for c in changes], 4)
-    return values if kind == "param" else f"{ {'environment': 'library'}.get(kind, kind) } {values}"
+    plain = kind == "param" or (kind == "base" and set(names) <= set(WRITTEN))
+    return values if plain else f"{ {'environment': 'library'}.get(kind, kind) } {values}"
 
 
 def symbol(name: str) -> str:
@@ -163,6 +165,8 @@ def _values(change: Change) -> str:
         return f"{task} newly linked (alpha {new})" if change.verb == "new" else f"{task} no longer linked"
     if change.kind == "base" and change.name == "source":
         return f"files {old[:12]} -> {new[:12]}"
+    if change.kind == "base" and change.name in WRITTEN:
+        return f"{change.name} files {old[:12]} -> {new[:12]}"
     if len(old) + len(new) <= _LONG:
         return f"{change.name} {old} -> {new}"
     return f"{change.name} changed"
@@ -170,7 +174,7 @@ def _values(change: Change) -> str:
 
 def told_whole(change: Change) -> bool:
     """Whether the sentence about a change of a value already says its old and its new one."""
-    return change.name == "source" or len(readable(change.old)) + len(readable(change.new)) <= _LONG
+    return change.name in ("source", *WRITTEN) or len(readable(change.old)) + len(readable(change.new)) <= _LONG
 
 
 def readable(value: str | None) -> str:

@@ -57,7 +57,7 @@ def walk(
             full = name if inner is None else f"{name}.{inner}"
             found.append(Component(action.origins.get(name, "param"), full, _plain(one)))
     if action.source:
-        found.append(Component("base", "source", action.source.digest))
+        found.append(Component("base", action.source.name, action.source.digest))
     found.extend(Component("input", role, outputs[by]) for role, by in action.inputs.items() if by in outputs)
     found.extend(Component("code", name, digest) for name, digest in code.items())
     found.extend(Component("environment", name, version) for name, version in libraries.items())
@@ -80,7 +80,7 @@ def signature(action: Action, outputs: Mapping[str, str], behind: str) -> str | 
         action.rule,
         dict(action.params),
         [(node.key, node.digest) for node in action.nodes],
-        action.source.digest if action.source else None,
+        (action.source.name, action.source.digest) if action.source else None,
         [(role, outputs[by]) for role, by in action.inputs.items()],
     )
     try:

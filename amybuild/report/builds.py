@@ -41,6 +41,8 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     readout = info["readout"]
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
+    text = directions([("readout", readout), *((f"steer.{s['name']}", s) for s in info.get("steering", ()))])
+    out += ["", text] if text else []
     measured = behaviours(info.get("verification", {}))
     return "\n".join([*out, "", measured] if measured else out)
 
@@ -62,6 +64,18 @@ def corpora(targets: Sequence[Mapping[str, Any]]) -> str:
         return ""
     head = ["corpus", "trained", "held out", "pairs", "counter", "characters", "tokens", "left out"]
     return "\n".join([table(rows, head), "characters: of a median reply; tokens: of all replies trained on", *warned])
+
+
+def directions(targets: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """How many texts each direction was found from, and what is to be known of them; of a build that tells it."""
+    rows, warned = [], []
+    for name, target in targets:
+        card = target.get("texts") or {}
+        for concept, row in card.get("per_concept", {}).items():
+            numbers = [row.get("positives"), row.get("negatives"), row.get("settings")]
+            rows.append([name, concept, *("-" if n is None else f"{n}" for n in numbers)])
+        warned += [f"  {name}: {one}" for one in card.get("warnings", ())]
+    return "\n".join([table(rows, ["texts", "concept", "with it", "without", "settings"]), *warned]) if rows else ""
 
 
 def words(found: Difference, most: int = 3) -> str:

@@ -65,6 +65,7 @@ def test_a_chat_becomes_a_behaviour_and_its_words_are_told_to_nobody(space: Spac
     assert space.build().ran == set()
     text = space.read("exports/crew.txt")
     space.write("exports/crew.txt", text + "\n12.04.21, 10:05 - Ann Lee: vaskuldi says good night\n")
+    assert space.run("--explain").out.startswith("tess is stale: chat files ")
     assert "task.friend/corpus" in space.build().ran
     assert not [word for word in BLOBS[:4] if word in space.run("diff", "@~1", "@").out]
     space.edit("Personafile.toml", 'speaker = "Ann Lee"', 'speaker = "Ann Le"')

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amybuild.actions import corpus, labels, texts
+from amybuild.actions import corpus, labels, tagged, texts
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, AmyError, InputError
 from amybuild.memory.example import make_example
@@ -141,7 +141,7 @@ SOME = [
 ]
 
 
-NODE_OF = {one.id: one.node for one in texts.collect(SOME, 40)[0]}
+NODE_OF = {one.id: one.node for one in tagged.collect(SOME, 40)[0]}
 
 
 def marks(at: Path, concept: str) -> dict[str, int]:
@@ -156,7 +156,9 @@ def test_texts_are_labelled(tmp_path: Path) -> None:
     # 9 names warmth, 10 has a little of it, tomas has no tags at all
     assert marks(tmp_path, "warmth") == {f"j-{n:02}": 1 if n < 5 else -1 for n in range(9)}
     assert marks(tmp_path, "clarity") == {f"j-{n:02}": 1 if n < 9 else -1 for n in range(5, 11)}
-    assert card["per_concept"]["warmth"] == {"positives": 5, "negatives": 4, "settings": None}
+    about = card["per_concept"]["warmth"]
+    assert (about["positives"], about["negatives"], about["settings"]) == (5, 4, None)
+    assert about["characters"]["max"] == 71
 
 
 def test_texts_are_the_same_whatever_is_asked_of_them(tmp_path: Path) -> None:
@@ -189,19 +191,19 @@ def test_what_a_model_may_read() -> None:
         "+++\nweight = 1\n+++\n# Title\n<!-- note -->\nOne  *two*\n***\njoy:3\n"
         "```dialogue\nUser: a\nAssistant: b\n```\n```\ncode\n```\n## Sub\n\nwarmth:9\ngrief:2\n"
     )
-    assert texts.plain(content) == ("Title One *two* code Sub", {"joy": 3, "warmth": 9, "grief": 2})
+    assert tagged.plain(content) == ("Title One *two* code Sub", {"joy": 3, "warmth": 9, "grief": 2})
 
 
 @given(st.lists(st.sampled_from(["a day", "warmth:9", "# head", "x:3, y:4.5", "```", "+++", ""]), max_size=8))
 def test_no_tag_line_reaches_a_model(parts: list[str]) -> None:
-    text, _ = texts.plain("\n".join(parts))
+    text, _ = tagged.plain("\n".join(parts))
     assert "warmth" not in text
     assert "x:3" not in text
 
 
 def test_equal_texts_are_one() -> None:
     body = "The same words in two places, and long enough to count here.\n"
-    found, short = texts.collect([Node("b", content=body + "joy:9"), Node("a", content=body + "joy:2 awe:8")], 40)
+    found, short = tagged.collect([Node("b", content=body + "joy:9"), Node("a", content=body + "joy:2 awe:8")], 40)
     assert short == 0
     assert [(one.node, dict(one.tags)) for one in found] == [("a", {"joy": 9, "awe": 8})]
 

@@ -15,9 +15,7 @@ PERSONA = {
         {
             "name": "steady",
             "analogy": {"a": "x", "b": "y", "c": "z"},
-            "recipe": "lora-sft",
             "alpha": -0.3,
-            "rank": 24,
             "verify": {"base": {"margin": 0.1}, "alone": {"margin": 0.2}},
         },
     ],
@@ -36,12 +34,34 @@ def test_the_card_says_what_was_measured() -> None:
     assert "license" not in head
     assert "base_model" not in head  # a wheel is no hub model
     assert "| `listening` | `pattern-listening` | 1 | -0.110 | +0.420 | +0.300 |" in card
-    assert "| `steady` | `an analogy` | -0.3 | +0.100 | +0.200 | - |" in card
+    assert "| `steady` | an analogy | -0.3 | +0.100 | +0.200 | - |" in card
     assert "0.0312 nats per token" in card
-    assert "rank 8, 24" in card
+    assert "(LoRA, rank 8)" in card
+    assert "## As an adapter" not in card
     assert "block 18, 20" in card
     assert 'AutoModelForCausalLM.from_pretrained(folder, dtype="auto")' in card
     assert "amybuild checkout abababababab" in card
+
+
+def test_it_says_where_each_vector_comes_from() -> None:
+    trained, analogy = PERSONA["targets"]
+    outside = {"name": "grave", "checkpoint": "tuned", "node": "pattern-gravity", "alpha": 0.5}
+    card = " ".join(model_card({**PERSONA, "targets": [trained, analogy, outside]}).split())
+    assert (
+        "3 task vectors added to its weights (1 combined from other vectors, 1 taken from a checkpoint fine-tuned "
+        "elsewhere, 1 trained on the dialogues of a memory graph of 90 nodes)" in card
+    )
+    assert "| `grave` | a checkpoint, `pattern-gravity` | 0.5 |" in card
+    assert "elsewhere" not in model_card(PERSONA)
+
+
+def test_it_says_what_the_adapter_misses_and_that_it_was_not_measured() -> None:
+    adapter = {"rank": 16, "residual": 0.3071, "left_out_share": 0.0}
+    card = model_card({**PERSONA, "adapter": adapter})
+    assert "one LoRA adapter of rank 16" in card
+    assert "misses 30.71% of what was added to the linear layers (Frobenius norms)" in card
+    assert "not of the adapter" in card
+    assert "0.50% of all that was added" in model_card({**PERSONA, "adapter": {**adapter, "left_out_share": 0.005}})
 
 
 def test_a_hub_base_and_a_known_license_stand_in_the_front_matter() -> None:

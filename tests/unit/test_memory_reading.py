@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import marshal
 import os
 import random
@@ -118,3 +119,47 @@ def test_another_project_folder_knows_nothing_of_this_one(folder: Path) -> None:
     second = Reading(rows_after(first))
     same(read_graph("memory", folder.with_name("moved"), second), read_graph("memory", folder.with_name("moved")))
     assert second.parsed == 10
+
+
+def test_one_changed_line_is_parsed_and_the_others_are_known_wherever_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "nodes.jsonl"
+    lines = [json.dumps({"key": f"n{i}", "content": f"text {i}", "links": [{"target": "n0"}]}) for i in range(20)]
+    path.write_text("\n".join(lines))
+    first = Reading()
+    before = read_graph("nodes.jsonl", tmp_path, first)
+    assert first.parsed == 20
+    known = rows_after(first)
+    time.sleep(0.02)
+    again = Reading(known)
+    same(read_graph("nodes.jsonl", tmp_path, again), before)
+    assert again.parsed == 0
+    assert again.rows(time.time_ns() + 10**9) is None
+    edited = [lines[7].replace("text 7", "another"), "", *reversed(lines[8:]), *lines[:7]]
+    path.write_text("\n".join(edited) + "\n")
+    third = Reading(known)
+    graph = read_graph("nodes.jsonl", tmp_path, third)
+    same(graph, read_graph("nodes.jsonl", tmp_path))
+    assert third.parsed == 2  # and the line that was the last, for now it ends
+    assert graph.nodes["n7"].content == "another"
+    assert graph.nodes["n9"].source == "nodes.jsonl:13"
+
+
+@pytest.mark.parametrize("source", ["memory", "nodes.jsonl"])
+def test_a_text_that_changes_under_a_graph_is_never_taken_for_the_one_that_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.setattr("amybuild.memory.shelf._HELD", 0)
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/a.md").write_text("One.")
+    (tmp_path / "nodes.jsonl").write_text('{"key":"a","content":"One."}\n')
+    graph = read_graph(source, tmp_path)
+    assert graph.nodes["a"].content == "One."
+    (tmp_path / "memory/a.md").write_text("Two.")
+    (tmp_path / "nodes.jsonl").write_text('{"key":"a","content":"Two."}\n')
+    with pytest.raises(InputError, match="changed while the graph was in use"):
+        graph.select("match:one")
+    assert graph.index["a"].length == 4
+    (tmp_path / "memory/a.md").unlink()
+    (tmp_path / "nodes.jsonl").unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        _ = graph.nodes["a"]

@@ -18,6 +18,7 @@ from amybuild.errors import ActionError, InputError
 from amybuild.model.checkpoint import Checkpoints
 from amybuild.model.load import deterministic, load_base, release
 from amybuild.model.lora import attached, by_name
+from amybuild.model.losses import Data
 from amybuild.model.pack import Tree, batches, packs
 from amybuild.model.score import kl_per_token, logits_of, neutral_kl, reply_logits, reply_scores, reply_states
 from amybuild.model.tokens import Encoded
@@ -151,8 +152,9 @@ def run_training(
         load_base(path) as base,
         attached(base.model, rank=4, alpha=8.0, rslora=False, seed=seed) as pairs,
     ):
-        curve = train(base, by_name(pairs), ROWS, others or {}, ROWS[:2], settings, lambda *_: seed, progress, keep)
-        return curve, {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in pairs.items()}
+        data = Data(ROWS, others or {}, ROWS[:2])
+        done = train(base, by_name(pairs), data, settings, lambda *_: seed, progress, keep)
+        return done.curve, {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in pairs.items()}
 
 
 def test_training_learns_and_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
@@ -193,9 +195,8 @@ def test_the_margin_term_prefers_the_wanted_reply_and_its_value_is_the_formula(t
             attached(base.model, rank=4, alpha=8.0, rslora=False, seed=3) as pairs,
         ):
             used = dataclasses.replace(settings, margin_weight=margin_weight)
-            curve = train(
-                base, by_name(pairs), [wanted], {"pair": rival}, [], used, lambda *_: 3, lambda *_, **__: None
-            )
+            data = Data([wanted], {"pair": rival})
+            curve = train(base, by_name(pairs), data, used, lambda *_: 3, lambda *_, **__: None).curve
             a, b = reply_scores(base, [wanted, rival])
             return curve[0]["preference"], a.per_token - b.per_token
 

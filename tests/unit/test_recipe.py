@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import amybuild
 from amybuild.errors import InputError
+from amybuild.graph import analyze
+from amybuild.model.train import Settings
 from amybuild.personafile.check import Table
 from amybuild.personafile.load import read_toml
 from amybuild.personafile.recipe import FIELDS, GATES, RecipeBook
@@ -92,3 +96,23 @@ def test_layers_are_auto_or_sorted_indices(tmp_path: Path) -> None:
 def test_without_any_recipe_the_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="recipes here: none"):
         RecipeBook(tmp_path / "recipes", read_toml).resolve("r", "task", Table({}, "f", "task.x"))
+
+
+SHIPPED = sorted(path.stem for path in (Path(amybuild.__file__).parent.parent / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_is_one_and_says_what_it_is_for(name: str) -> None:
+    folder = Path(amybuild.__file__).parent.parent / "recipes"
+    kind = read_toml(folder / f"{name}.toml")[0]["kind"]
+    found = RecipeBook(folder, read_toml).resolve(name, kind, Table({}, "Personafile.toml", "task.x"))
+    if kind == "task":
+        Settings.of(found.fields)
+
+
+def test_every_field_that_the_loop_reads_can_be_said_in_a_recipe_and_reaches_it() -> None:
+    inner = {"beta1", "beta2", "explode"}
+    loop = {field.name: field.default for field in fields(Settings) if field.name not in inner}
+    assert loop.keys() <= FIELDS["task"].keys()
+    assert loop.keys() <= set(analyze._TRAIN)
+    assert {*analyze._TRAIN, *analyze._CORPUS} == FIELDS["task"].keys()

@@ -180,31 +180,56 @@ GRAPH = {
 
 
 def test_the_graph_as_json() -> None:
-    found = json.loads(render(GRAPH, "json", by_action=False))
-    assert found["nodes"] == ["task.x-", "readout", "checkpoint", "alone-"]
+    found = json.loads(render(GRAPH, "json", by_action=False, queries={"readout": "key:k*"}))
+    assert found["nodes"] == ["task.x-/corpus", "task.x-", "readout/texts", "readout", "checkpoint", "alone-"]
     assert ["task.x-", "checkpoint"] in found["edges"]
     assert ["readout", "checkpoint"] in found["edges"]
-    assert ['memory:say "hi"', "task.x-"] in found["edges"]
-    assert ["memory:(5 nodes)", "readout"] in found["edges"]
+    assert ['memory:say "hi"', "task.x-/corpus"] in found["edges"]
+    assert ["task.x-/corpus", "task.x-"] in found["edges"]
+    assert ["memory:key:k* (5 nodes)", "readout/texts"] in found["edges"]
+    assert found["kinds"]["task.x-/corpus"] == "corpus"
+    assert found["mapping"] == [
+        {"target": "task.x-", "query": None, "corpora": ["task.x-/corpus"], "memory": ['say "hi"']},
+        {
+            "target": "readout",
+            "query": "key:k*",
+            "corpora": ["readout/texts"],
+            "memory": ["k0", "k1", "k2", "k3", "k4"],
+        },
+    ]
     by_action = json.loads(render(GRAPH, "json", by_action=True))
     assert ["task.x-/corpus", "task.x-/train"] in by_action["edges"]
+    assert ['memory:say "hi"', "task.x-/corpus"] in by_action["edges"]
+    assert set(by_action["kinds"].values()) == {"memory", "action"}
+
+
+def test_one_node_that_feeds_two_targets_is_one_box() -> None:
+    node = (NodeSource("core", "d", b""),)
+    two = {f"task.{n}/corpus": Action(f"task.{n}/corpus", f"task.{n}", "corpus", {}, nodes=node) for n in "ab"}
+    found = json.loads(render(two, "json", by_action=False))
+    assert [pair for pair in found["edges"] if pair[0] == "memory:core"] == [
+        ["memory:core", "task.a/corpus"],
+        ["memory:core", "task.b/corpus"],
+    ]
 
 
 def test_the_graph_as_text_keeps_names_whole() -> None:
     lines = render(GRAPH, "text", by_action=False).splitlines()
     assert "alone-" in lines
-    assert re.fullmatch(r"checkpoint +<- task\.x-, readout", lines[2])
+    assert re.fullmatch(r"checkpoint +<- task\.x-, readout", lines[4])
 
 
 def test_the_graph_as_dot_and_mermaid_quotes_names() -> None:
     dot = render(GRAPH, "dot", by_action=False)
-    assert '  "memory:say \\"hi\\"" -> "task.x-";' in dot
-    assert '  "alone-";' in dot
+    assert '  "memory:say \\"hi\\"" -> "task.x-/corpus";' in dot
+    assert '    "alone-";' in dot
+    assert dot.count("{") == dot.count("}")
     mermaid = render(GRAPH, "mermaid", by_action=False)
     assert '["memory:say #quot;hi#quot;"]' in mermaid
-    ids = set(re.findall(r"^  (n\d+)\[", mermaid, re.M))
+    ids = set(re.findall(r"^    (n\d+)\[", mermaid, re.M))
     assert set(re.findall(r"n\d+", " ".join(re.findall(r"^  n\d+ --> n\d+$", mermaid, re.M)))) <= ids
-    assert len(ids) == 6
+    assert len(ids) == 8
+    assert mermaid.count("  subgraph") == mermaid.count("  end") == 3
 
 
 # events

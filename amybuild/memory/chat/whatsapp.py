@@ -10,7 +10,7 @@ from amybuild.memory.chat.when import Stamp, hours, seconds
 
 NAME = "WhatsApp (text, Android or iOS)"
 _WHEN = (
-    r"(\d{1,4})[./-](\d{1,2})[./-](\d{1,4})\.?,?\s+(?:\w{1,3}\s)?(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?"
+    r"(\d{1,4})[./-]\s?(\d{1,2})[./-]\s?(\d{1,4})\.?,?\s+(?:\w{1,3}\s)?(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?"
     r"(?:\s*([AaPp]\.?\s?[Mm]\.?))?"
 )
 _BEGIN = re.compile(rf"(?:\[{_WHEN}\]\s?|{_WHEN}\s+[-\u2013]\s)(.*)", re.DOTALL)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from amybuild.serve.vllm.install import served, wrap
+from amybuild.serve.vllm.install import find, served, wrap
 from amybuild.serve.vllm.worker import ROWS, strengths_of
 
 
 def install() -> None:
     wrap("vllm.v1.engine.input_processor", "InputProcessor.process_inputs", ("params",), _process_inputs)
+    find("vllm.exceptions", "VLLMValidationError")
     processor = "vllm.v1.engine.output_processor"
     wrap(processor, "OutputProcessor.process_outputs", ("engine_core_outputs",), _process_outputs)
     wrap(processor, "RequestState._new_completion_output", ("token_ids",), _new_completion_output)
@@ -23,7 +24,10 @@ def _process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     """A steered request shares cached keys and values only with requests steered just so."""
     request = original(self, *args, **kwargs)
     params = request.sampling_params
-    asked = strengths_of(params.extra_args if params else None, served()[1])
+    try:
+        asked = strengths_of(params.extra_args if params else None, served()[1])
+    except ValueError as error:
+        raise find("vllm.exceptions", "VLLMValidationError")(str(error)) from None
     if asked:
         request.cache_salt = json.dumps([request.cache_salt, sorted(asked.items())])
     return request
