@@ -177,7 +177,7 @@ class _Analysis:
     def _texts(self, where: str, query: str, texts: Texts | None, concept: str) -> _Read:
         """The texts of a direction: tagged memories of `query`, or `texts`."""
         if texts is None:
-            return _Read(self._nodes(where, None, query))
+            return _Read(self._nodes(f"{where} query", None, query))
         form = {"form": texts.form}
         if texts.path is not None:
             return _Read(source=self._inside(texts.path, where, texts.form), form=form)
