@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from amybuild.digest import digest_value
 from amybuild.errors import InputError, did_you_mean
@@ -103,6 +104,27 @@ class MemoryGraph:
         from amybuild.memory.query import parse_query, run_query
 
         return tuple(run_query(parse_query(query), self))
+
+
+class AskedGraph:
+    """A graph that remembers which queries it was asked, what they gave, and whether it was asked in `other` ways.
+
+    An analysis may find nodes by key and by query, and read a node to cut a section out of it: then an edit of a node
+    can change it through these alone, and `edited` need not analyze again."""
+
+    def __init__(self, graph: MemoryGraph) -> None:
+        self._graph = graph
+        self.nodes, self.digests, self.find = graph.nodes, graph.digests, graph.find
+        self.queries: dict[str, tuple[str, ...]] = {}
+        self.other = False
+
+    def keys(self, query: str) -> tuple[str, ...]:
+        found = self.queries[query] = self._graph.keys(query)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        self.other = True
+        return getattr(self._graph, name)
 
 
 def build_graph(nodes: Iterable[Node], source: str = "", notes: tuple[str, ...] = ()) -> MemoryGraph:

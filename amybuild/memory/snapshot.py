@@ -14,13 +14,15 @@ _FEW, _MANY = 1_000, 16_000  # nodes from which on there are 16 files, and 256
 
 def pack(nodes: Iterable[Node]) -> dict[str, bytes]:
     """File name -> its lines (`Node.canonical`), sorted by key. The same nodes are the same bytes in any order."""
-    ordered = sorted(nodes, key=lambda node: node.key)
+    ordered = sorted((node.key, node.canonical()) for node in nodes)  # not the nodes: texts would be there twice
     digits = (len(ordered) >= _FEW) + (len(ordered) >= _MANY)
-    files: dict[str, list[bytes]] = {}
-    for node in ordered:
-        part = digest_bytes(node.key.encode())[:digits]
-        files.setdefault(f"nodes-{part}.jsonl" if part else "nodes.jsonl", []).append(node.canonical())
-    return {name: b"\n".join([*lines, b""]) for name, lines in files.items()}
+    files: dict[str, bytearray] = {}
+    for key, line in ordered:
+        part = digest_bytes(key.encode())[:digits]
+        file = files.setdefault(f"nodes-{part}.jsonl" if part else "nodes.jsonl", bytearray())
+        file += line
+        file += b"\n"
+    return {name: bytes(file) for name, file in files.items()}
 
 
 def unpack(files: Mapping[str, bytes]) -> list[Node]:
