@@ -101,7 +101,7 @@ def execute(
         # not from what one remembered
         again = work.cache.record(job.key) is not None
         unfinished = None if again else work.store.root / "checkpoints" / job.key
-        run_job(job, inputs, out, progress, work.store.root / "memo", unfinished)
+        run_job(job, inputs, out, progress, None if again else work.store.root / "memo", unfinished)
 
     options = work.options
     executor = LocalExecutor(
