@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,40 +13,20 @@ from amybuild.cache.actions import Record
 from amybuild.cache.history import BESIDE, PRODUCT, SNAPSHOT, BuildRecord, build_hash
 from amybuild.cache.store import AGAIN
 from amybuild.digest import digest_value
-from amybuild.errors import AmyError, CacheDamage, CheckError, Interrupted
-from amybuild.events import Event, Sink, one_at_a_time
-from amybuild.graph.rules import RULES
-from amybuild.perform import host, run_job
+from amybuild.errors import CacheDamage, Interrupted
+from amybuild.events import Event, Sink
 from amybuild.plan.key import components_from_json
 from amybuild.plan.plan import Plan, State
 from amybuild.project import Options as Options
 from amybuild.project import Project as Project
 from amybuild.project import Variant as Variant
 from amybuild.project import bytes_of as bytes_of
+from amybuild.running import Summary, execute
 
 if TYPE_CHECKING:
-    from amybuild.execute.job import Job
-    from amybuild.execute.scheduler import Outcome
     from amybuild.pins import Found
 
-
-@dataclass
-class Summary:
-    """What a build did, for people and for ``--json``."""
-
-    persona: str
-    ran: list[str] = field(default_factory=list)
-    hits: list[str] = field(default_factory=list)
-    failed: dict[str, AmyError] = field(default_factory=dict)
-    blocked: list[str] = field(default_factory=list)
-    build: str | None = None
-    product: Path | None = None
-    published: bool = False
-    restored: list[str] = field(default_factory=list)  # product files that had been changed from outside
-    saved: float = 0.0  # seconds that the reused actions took when they ran
-    info: Mapping[str, Any] | None = None
-    keys: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+_SAMPLE = 100  # objects that a no-op looks at: all of a small project's, at 2 us each
 
 
 def build(project: Project, plan: Plan, sink: Sink) -> Summary:
@@ -87,7 +65,7 @@ def _complete(project: Project, records: Mapping[str, Record], summary: Summary,
             if not left:
                 raise
         records = {}
-        _execute(project, summary, sink, records)
+        execute(project, summary, sink, records)
         _note(project, summary, records)
         if summary.failed or summary.blocked:
             return None
@@ -129,7 +107,7 @@ def bring_up_to_date(
     records: dict[str, Record] = {}
     try:
         if not plan.done or not _reuse(project, plan, summary, sink, records):
-            _execute(project, summary, sink, records, plan)
+            execute(project, summary, sink, records, lambda: _held(project, plan))
     finally:  # an interrupted or failed build too
         if remember:
             _note(project, summary, records)
@@ -164,91 +142,6 @@ def _held(project: Project, plan: Plan) -> dict[str, Record]:
     found = project.cache.hold(keys.values())
     records = {id: found[key] for id, key in keys.items() if key in found and found[key].output == hits[id].output}
     return records if len(records) == len(hits) else {}
-
-
-def _execute(
-    project: Project, summary: Summary, sink: Sink, records: dict[str, Record], plan: Plan | None = None
-) -> None:
-    """Run what the cache cannot answer; `records` has what came of it, also when it ends early.
-
-    Without a `plan` made just now every action is looked up anew."""
-    from amybuild.execute.job import Kind
-    from amybuild.execute.local import LocalExecutor
-    from amybuild.execute.resources import Capacity
-    from amybuild.execute.scheduler import Scheduler
-
-    shown = one_at_a_time(sink)
-
-    def told(event: Event) -> None:
-        again = event.kind == "failed" and event.fields.get("class") == Kind.LOST.value  # no failure: see the rounds
-        shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
-
-    def perform(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
-        # what has a result is made again as a whole, to be compared with it: not from where some run was stopped
-        again = project.cache.record(job.key) is not None
-        unfinished = None if again else project.store.root / "checkpoints" / job.key
-        run_job(job, inputs, out, progress, project.store.root / "memo", unfinished)
-
-    options = project.options
-    executor = LocalExecutor(
-        project.store,
-        perform,
-        jobs=options.jobs,
-        progress=lambda id, done, total, more: told(Event("progress", id, {"done": done, "total": total, **more})),
-        host=host,
-        source_digest=project.memo.digest_path,
-    )
-    scheduler = Scheduler(
-        project.store,
-        project.cache,
-        executor,
-        told,
-        jobs=options.jobs,
-        capacity=Capacity({} if options.memory is None else {"memory": options.memory}),
-        needs=lambda action: {**RULES[action.rule].resources, **action.resources},
-        keep_going=options.keep_going,
-        compare=options.check,
-        code_is=project.code_is,
-    )
-    project.store.begin()  # what a lookup finds from here on stays until the build is in the history
-    hits = _held(project, plan) if plan else {}
-    ran = summary.ran  # of earlier rounds
-    try:
-        for _ in range(len(project.actions) + 1):
-            outcome = scheduler.run(project.actions, project.identity, project.forced - set(ran), hits)
-            ran += [id for id in outcome.ran if id not in ran]
-            if not any(isinstance(error, CacheDamage) for error in outcome.failed.values()):
-                break
-            hits = {}  # an input was found gone when it was needed: now its action is a miss, and runs
-    finally:
-        executor.close()
-        records |= scheduler.outcome.records
-        for id in scheduler.outcome.ran:
-            shutil.rmtree(project.store.root / "checkpoints" / records[id].key, ignore_errors=True)
-    summary.hits = [id for id in outcome.hits if id not in ran]
-    summary.failed, summary.blocked = outcome.failed, outcome.blocked
-    if options.check:
-        _compare(project, outcome, sink)
-
-
-def _compare(project: Project, outcome: Outcome, sink: Sink) -> None:
-    """Say how far the results of a check lie from the cached ones; `CheckError` when one does."""
-    from amybuild.execute.compare import compare
-
-    def files(record: Record) -> dict[str, Path]:
-        folder = project.store.view(record.output, project.store.scratch() / "tree")
-        return {p.relative_to(folder).as_posix(): p.resolve() for p in folder.rglob("*") if p.is_file()}
-
-    if outcome.alone:
-        some = ", ".join(outcome.alone[:3]) + (f" and {len(outcome.alone) - 3} more" if len(outcome.alone) > 3 else "")
-        sink(Event("note", fields={"text": f"nothing in the cache to compare with: {some}"}))
-    for id, (cached, new) in outcome.differs.items():
-        hosts = {"old": dict(cached.host), "new": dict(new.host)}
-        sink(Event("differs", id, {"files": compare(files(cached), files(new)), "hosts": hosts}))
-    if outcome.differs:
-        names = ", ".join(outcome.differs)
-        remedy = "the cached results stay; DESIGN.md, What is bit-exact, says when this is to be expected"
-        raise CheckError(f"another result than the cached one: {names}", remedy=remedy)
 
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
@@ -333,6 +226,7 @@ def proof(project: Project, summary: Summary, before: evidence.Evidence) -> Mapp
         state |= {os.fspath(folder / name): tuple(found) for name, found in stamp["files"].items()}
         record = os.fspath(history.record_path(stamp["build"]))
         state[record] = kept.stamp_of(record)
+    state |= project.store.sample(_SAMPLE)
     changed = summary.ran or summary.published
     return {**before.inputs, **(evidence.of_store(project.store.root) if changed else before.store), **state}
 

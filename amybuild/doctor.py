@@ -23,10 +23,11 @@ from amybuild.pins import pinned_build
 from amybuild.plan.code import library_versions
 from amybuild.plan.plan import State
 from amybuild.report.text import amount
-from amybuild.versions import open_cache
+from amybuild.versions import open_cache, shared_of
 
 _SPARE = 2 << 30  # bytes that a build should leave free on its disk
 _UNKNOWN = 1 << 29  # bytes of a base that was not imported yet: the shipped one and some room
+_PATIENCE = 20.0  # seconds that a shared store may take to answer
 _LITTLE = 2 << 30  # bytes of memory with which even the smallest base gets slow
 
 
@@ -41,7 +42,8 @@ class Finding:
 
 
 def examine(file: Path) -> list[Finding]:
-    """Look at everything. Runs no action and loads no model; writes one empty file into the cache, and removes it."""
+    """Look at everything. Runs no action and loads no model; writes one empty file into the cache, and removes it
+    (into a shared store that may be written a small one, which stays)."""
     found = [*_libraries(), *_machine()]
     try:
         project = Project(Options(file=file))
@@ -49,9 +51,9 @@ def examine(file: Path) -> list[Finding]:
         where = f"{error.where}: " if error.where else ""
         found.append(Finding("fail", "project", where + error.what, error.remedy))
         root = file.resolve().parent
-        return [*found, *_cache(root), *_disk(root, 0)] if root.is_dir() else found
-    found += [*_project(project), *_cache(project.persona.root), *_estimate(project), *_trainings(project)]
-    return [*found, *_lock(project)]
+        return [*found, *_cache(root), *_shared(file), *_disk(root, 0)] if root.is_dir() else found
+    found += [*_project(project), *_cache(project.persona.root), *_shared(file), *_estimate(project)]
+    return [*found, *_trainings(project), *_lock(project)]
 
 
 def _libraries() -> Iterator[Finding]:
@@ -139,6 +141,26 @@ def _cache(root: Path) -> Iterator[Finding]:
     if stale:
         what = f"{len(stale)} temporary folders of builds that were killed"
         yield Finding("warn", "cache", what, "the next build removes them")
+
+
+def _shared(file: Path) -> Iterator[Finding]:
+    """Whether the shared store answers, and what it lets us do."""
+    try:
+        shared = open_cache(file.resolve().parent, shared_of(file))[0].shared
+    except AmyError as error:
+        yield Finding("fail", "shared store", f"{error.where} {error.what}", error.remedy)
+        return
+    if shared is None:
+        return
+    done, lacking = shared.probe(_PATIENCE)
+    if lacking is None:
+        yield Finding("ok", "shared store", done)
+    elif done == "nothing":
+        remedy = "builds work without it; mend the address, the network or the credentials, or take it out"
+        yield Finding("fail", "shared store", f"cannot be read: {lacking}", remedy)
+    else:
+        remedy = "results made here stay here; get write permission, or say readonly = true in [cache]"
+        yield Finding("warn", "shared store", f"{done}, but not written: {lacking}", remedy)
 
 
 def _estimate(project: Project) -> Iterator[Finding]:

@@ -57,6 +57,7 @@ class Evidence:
     began: int
     inputs: Mapping[str, Stamp | None]
     store: Mapping[str, Stamp | None]
+    both: tuple[str, ...] = ()  # of the inputs: files of the memory graph that say something else too
 
     @property
     def settled(self) -> bool:

@@ -14,12 +14,14 @@ from amybuild.kept import TYPE_CHECKING, Stamp, read, stamp_of, write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
-FORMAT = "amybuild no-op 2"
+FORMAT = "amybuild no-op 3"
 MOST = 16  # answers per cache: one for each project, selection and way to call it
 
 
-def _value(words: list[str], short: str, long: str, default: str) -> str:
+def value(words: list[str], short: str, long: str, default: str) -> str:
+    """What an option is given on the command line."""
     found = default
     for word, after in zip(words, [*words[1:], default], strict=False):
         if word in (short, long):
@@ -32,8 +34,8 @@ def _value(words: list[str], short: str, long: str, default: str) -> str:
 def question(argv: list[str]) -> tuple[str, str]:
     """``(file of the answer, all that decides what the words mean)``. `--explain` asks what a build asks."""
     words = [word for word in argv if word != "--explain"]
-    directory = _value(words, "-C", "--directory", "")
-    file = os.path.join(directory, _value(words, "-f", "--file", "Personafile.toml"))
+    directory = value(words, "-C", "--directory", "")
+    file = os.path.join(directory, value(words, "-f", "--file", "Personafile.toml"))
     root = os.path.dirname(os.path.realpath(file))
     settings = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("AMYBUILD_"))
     place = os.environ.get("AMYBUILD_CACHE")
@@ -46,27 +48,55 @@ def question(argv: list[str]) -> tuple[str, str]:
     return os.path.join(os.path.normpath(cache), "v1", "noop", name), asked
 
 
-def answer(argv: list[str]) -> tuple[str, str] | None:
-    """``(stdout, stderr)`` of an up-to-date answer that still holds, or None."""
+class Answer:
+    """What was said when all was up to date, the evidence it rests on, and which of that is another by now."""
+
+    def __init__(self, place: str, asked: str, kept: "Any") -> None:
+        known, self.built, self.explained, span, paths, stamps, self.absent, self.behind = kept
+        self.asked = place, asked
+        self.stamps: dict[str, Stamp] = dict(zip(paths, stamps, strict=True))
+        self.holds = known == asked and not (span and not span[0] <= time.time() < span[1])
+        self.changed = self._changed() if self.holds else []
+        self.holds = self.holds and not any(stamp_of(path) is not None for path in self.absent)
+
+    def _changed(self) -> "list[str]":
+        stat, found = os.stat, []
+        for path, was in self.stamps.items():
+            try:
+                s = stat(path)
+            except OSError:
+                found.append(path)
+                continue
+            if (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) != was:
+                found.append(path)
+        return found
+
+
+def look(argv: list[str]) -> Answer | None:
+    """The answer that was kept to what is asked, if there is one."""
     if "--" in argv or "AMYBUILD_NO_STAMP" in os.environ:
         return None
     try:
         place, asked = question(argv)
-        known, built, explained, span, paths, stamps, absent = read(place)
-        if known != asked or (span and not span[0] <= time.time() < span[1]):
-            return None
-        stat = os.stat
-        for path, was in zip(paths, stamps, strict=True):
-            s = stat(path)
-            if (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) != was:
-                return None
+        found = Answer(place, asked, read(place))
     except (OSError, ValueError, TypeError):
         return None
-    if any(stamp_of(path) is not None for path in absent):
+    return found if found.holds else None
+
+
+def said(found: Answer, argv: list[str]) -> tuple[str, str] | None:
+    """``(stdout, stderr)`` of an up-to-date answer, or None when it no longer holds."""
+    if found.changed:
         return None
     if "--explain" in argv:
-        return (explained, "") if explained else None
-    return "", built
+        return (found.explained, "") if found.explained else None
+    return "", found.built
+
+
+def answer(argv: list[str]) -> tuple[str, str] | None:
+    """`look` and `said` in one."""
+    found = look(argv)
+    return said(found, argv) if found else None
 
 
 def keep(
@@ -75,20 +105,22 @@ def keep(
     explained: str,
     evidence: "Mapping[str, Stamp | None]",
     span: "tuple[float, float] | tuple[()]" = (),
+    behind: Stamp | None = None,
 ) -> None:
     """Keep an answer (`built` to stderr, `explained` to stdout) for as long as the evidence is what it is.
 
     An empty `explained`: the whole program has more to say. `span`: the times (unix seconds) between which it holds.
+    `behind`: the stamp of what is kept beside it for a build after an edit (`compiled`).
     """
     place, words = asked
     there = {path: stamp for path, stamp in evidence.items() if stamp is not None}
     absent = [path for path, stamp in evidence.items() if stamp is None]
-    write(place, (words, built, explained, span, list(there), list(there.values()), absent))
-    _prune(os.path.dirname(place))
+    write(place, (words, built, explained, span, list(there), list(there.values()), absent, behind))
+    prune(os.path.dirname(place))
 
 
-def _prune(folder: str) -> None:
-    """Drop the answers that were not renewed for longest."""
+def prune(folder: str) -> None:
+    """Drop what was not renewed for longest."""
     try:
         with os.scandir(folder) as entries:
             by_age = sorted((entry.stat().st_mtime_ns, entry.path) for entry in entries)

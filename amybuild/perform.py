@@ -51,12 +51,11 @@ def run_job(
 
 def host() -> dict[str, Any]:
     """The fingerprint of where an action ran: recorded, not part of any key."""
-    import platform
-
+    here = os.uname()
     found: dict[str, Any] = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
+        "python": sys.version.split()[0],
+        "machine": here.machine,
+        "system": here.sysname,
     }
     torch = sys.modules.get("torch")
     if torch is not None:

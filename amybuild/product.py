@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amybuild import __version__
 from amybuild.cache.actions import ActionCache, Record
@@ -15,8 +15,10 @@ from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes, digest_value
 from amybuild.errors import CacheDamage, InputError
-from amybuild.personafile.schema import Persona, Readout, Steer, Task
 from amybuild.provenance import sha256, statement
+
+if TYPE_CHECKING:
+    from amybuild.personafile.schema import Persona, Readout, Steer, Task
 
 MARK = "persona.json"
 CARD = "README.md"
@@ -78,7 +80,8 @@ def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> d
     for target in targets:
         row, own = found.get("behaviours", {}).get(target["name"]), target["verify"]
         if row is not None and "alone" in own:
-            row |= {"alone": own["alone"]["margin"], "gain_alone": own["gain"]}
+            measured = own["alone"]["margin"] if row.get("measure") != "log p" else own["alone"]["logp_continuation"]
+            row |= {"alone": measured, "gain_alone": own["gain"]}
     return found
 
 
@@ -139,22 +142,32 @@ def _how(steer: Steer) -> dict[str, Any]:
 
 def steers_as(info: Mapping[str, Any], persona: Persona) -> bool:
     """Whether a link map tells of each steering target how the persona steers by it now: no result depends on that."""
-    told = [{key: value for key, value in one.items() if key != "digest"} for one in info.get("steering", ())]
-    return told == [_how(steer) for steer in persona.steers]
+    told = info.get("steering", ())
+    now = [_how(steer) for steer in persona.steers]
+    return len(told) == len(now) and all(how.items() <= one.items() for how, one in zip(now, told, strict=True))
 
 
-def _text(value: Mapping[str, Any]) -> str:
+def encode(value: Mapping[str, Any]) -> str:
     """JSON with an entry on each line, sorted: stable, and a change shows as the lines that it changes.
 
     Not by ``indent``: that is the encoder in Python, ten times slower than the one in C."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",\n", ": ")) + "\n"
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",\n", ": "))
+
+
+def _text(value: Mapping[str, Any]) -> bytes:
+    return encode(value).encode() + b"\n"
 
 
 def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[str, str]:
     """Put a link map into the store (the caller closes it); its key and output, for the build record and the lock."""
+    return keep_text(cache, _text(info), when)
+
+
+def keep_text(cache: ActionCache, text: bytes, when: str) -> tuple[str, str]:
+    """`keep_map`, of the bytes of persona.json."""
     room = cache.store.scratch()
     with disk_errors(room):
-        (room / MARK).write_text(_text(info), encoding="utf-8")
+        (room / MARK).write_bytes(text)
     output = cache.store.put_tree(room)
     key = digest_value("product", output)
     if cache.lookup(key) is None:
@@ -187,10 +200,37 @@ def intact(folder: Path, files: Mapping[str, Any]) -> list[str]:
 def publish(cache: ActionCache, info: Mapping[str, Any], folder: Path, ours: Mapping[str, Any]) -> dict[str, list[int]]:
     """Put the product described by `info` (a `link_map`) into `folder`; returns the stamp of each file.
 
-    The new folder is made beside and renamed into place; one that was being replaced when its process died is taken
-    back first. Files in the old one that are not the product's (`ours` names those) are kept.
-    """
-    store = cache.store
+    Files in the old one that are not the product's (`ours` names those) are kept."""
+
+    def fill(beside: Path) -> tuple[set[str], Collection[str]]:
+        same = _same(folder, info, ours)
+        return _fill(cache, info, beside, folder, same), same
+
+    return _put(cache.store, folder, ours, fill)
+
+
+def amend(store: Store, folder: Path, ours: Mapping[str, Any], texts: Mapping[str, bytes]) -> dict[str, list[int]]:
+    """Other texts for some files of the product in `folder`; the stamp of each file. Raises CacheDamage when `ours`,
+    the stamps of all of them, are not what lies there."""
+
+    def fill(beside: Path) -> tuple[set[str], Collection[str]]:
+        if intact(folder, ours):
+            raise CacheDamage("the product was changed from outside", where=str(folder))
+        same = ours.keys() - texts.keys()
+        _link(folder, beside, same)
+        for name, text in texts.items():
+            (beside / name).write_bytes(text)
+            _sync(beside / name)
+        return set(ours), same
+
+    return _put(store, folder, ours, fill)
+
+
+def _put(
+    store: Store, folder: Path, ours: Mapping[str, Any], fill: Callable[[Path], tuple[set[str], Collection[str]]]
+) -> dict[str, list[int]]:
+    """Make the new folder beside, by `fill`, and rename it into place; one that was being replaced when its process
+    died is taken back first. `fill` says the names of the files, and of those that are links to the old ones."""
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside, old = folder.parent / f".{folder.name}.new", folder.parent / f".{folder.name}.old"
@@ -201,9 +241,8 @@ def publish(cache: ActionCache, info: Mapping[str, Any], folder: Path, ours: Map
                 remedy = "choose another folder with -o"
                 raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
             shutil.rmtree(beside, ignore_errors=True)
-            same = _same(folder, info, ours)
             try:
-                names = _fill(cache, info, beside, folder, same)
+                names, same = fill(beside)
                 if folder.exists():
                     _keep_others(folder, beside, set(ours) | names)
                     shutil.rmtree(old, ignore_errors=True)
@@ -246,22 +285,31 @@ def _fill(cache: ActionCache, info: Mapping[str, Any], folder: Path, old: Path, 
     Those that are the `same` in the `old` folder are links to them: that one goes as soon as this one is in place."""
     from amybuild.link.card import model_card
 
-    folder.mkdir()
-    for name in same:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(old / name, folder / name)
+    _link(old, folder, same)
     if not same:
         _export(cache.store, info, folder)
-    (folder / MARK).write_text(_text(info), encoding="utf-8")
+    (folder / MARK).write_bytes(_text(info))
     (folder / CARD).write_text(model_card(info), encoding="utf-8")
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     digests = {name: same.get(name) or sha256(path) for name, path in files.items()}
     files[PROVENANCE] = folder / PROVENANCE
-    files[PROVENANCE].write_text(_text(statement(info, digests, _runs(cache, info))), encoding="utf-8")
+    files[PROVENANCE].write_bytes(_text(statement(info, digests, _runs(cache, info))))
     for name in files.keys() - same.keys():
-        with open(files[name], "rb") as file:
-            os.fsync(file.fileno())
+        _sync(files[name])
     return set(files)
+
+
+def _link(old: Path, new: Path, names: Iterable[str]) -> None:
+    """A folder with links to files of another one."""
+    new.mkdir()
+    for name in names:
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(old / name, new / name)
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _export(store: Store, info: Mapping[str, Any], folder: Path) -> None:

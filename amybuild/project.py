@@ -21,7 +21,7 @@ from amybuild.graph.analyze import analyze
 from amybuild.graph.graph import Action, ActionGraph
 from amybuild.graph.rules import RULES
 from amybuild.memory.address import is_server
-from amybuild.memory.graph import MemoryGraph, read_graph
+from amybuild.memory.graph import AskedGraph, MemoryGraph, read_graph
 from amybuild.memory.reading import Reading
 from amybuild.personafile.load import Variant as Variant
 from amybuild.personafile.load import load
@@ -64,7 +64,7 @@ class Project:
         self.persona: Persona = load(options.file, options.variant)
         self.store, self.history = open_cache(self.persona.file.parent, self.persona.cache)
         self._stats = source_stats(Path(amybuild.__file__).parent)
-        self._program = digest_value("program", [self._stats, sys.version])
+        self.program = digest_value("program", [self._stats, sys.version])
         results: tuple[dict[str, Any], dict[str, Any]] = self._recall("results") or ({}, {})
         self._records, self.store.known = results
         self.cache = ActionCache(self.store, self._records)
@@ -74,7 +74,8 @@ class Project:
         self._reading = Reading(self._recall("nodes"))
         self.recalled = self._recalled()
         self.memory = self.recalled.graph if self.recalled else self._read()
-        self.graph: ActionGraph = analyze(self.persona, self.memory, self.memo.digest_path)
+        self.asked = AskedGraph(self.memory)
+        self.graph: ActionGraph = analyze(self.persona, self.asked, self.memo.digest_path)
         self.identity = self._identity()
         self.actions: dict[str, Action] = self.graph.select(options.targets)
         again = (*options.force, *((options.targets or ("persona",)) if options.check else ()))
@@ -89,7 +90,7 @@ class Project:
             return None
         from amybuild.snapshots import Ask, recall
 
-        return recall(self.persona, self.cache, self.history, Ask(self.options.server), time.time())
+        return recall(self.persona, self.cache, self.history, Ask(self.options.server), time.time(), self._reading)
 
     def _own(self, names: tuple[str, ...]) -> list[str]:
         """The actions of targets themselves, without what they need."""
@@ -116,10 +117,10 @@ class Project:
     def _recall(self, what: str) -> Any:
         """What this very program kept of an earlier run (another one may write it otherwise, or find other keys)."""
         found = kept.read(os.fspath(self.store.root / what / self.history.id))
-        return found[1] if isinstance(found, tuple) and found[0] == self._program else None
+        return found[1] if isinstance(found, tuple) and found[0] == self.program else None
 
     def _keep(self, what: str, value: Any) -> None:
-        kept.write(os.fspath(self.store.root / what / self.history.id), (self._program, value))
+        kept.write(os.fspath(self.store.root / what / self.history.id), (self.program, value))
 
     def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
         """Whether the code of a rule is still what `code`, its digests when this project was loaded, says."""
@@ -177,7 +178,9 @@ class Project:
         sources = [self.persona.root / path for path in self.persona.outside()]
         code = Path(amybuild.__file__).parent
         inputs = evidence.of_inputs(self.options.file, self.persona.root, sources, code)
-        return evidence.Evidence(self._began, inputs | self._reading.stamps, evidence.of_store(self.store.root))
+        memory = self._reading.stamps
+        both = tuple(sorted(inputs.keys() & memory.keys()))
+        return evidence.Evidence(self._began, inputs | memory, evidence.of_store(self.store.root), both)
 
     def save(self) -> None:
         """Keep what was found out on the way, for the next time (a query does not)."""

@@ -47,8 +47,8 @@ def statement(
             },
             "runDetails": {
                 "builder": {"id": "urn:amybuild:local", "version": {"amybuild": info["amybuild"]}},
-                "metadata": {"invocationId": info["build"], **_times(rows)},
-                "byproducts": [_byproduct(row) for row in rows],
+                "metadata": metadata(info["build"], _times(rows)),
+                "byproducts": [byproduct(row) for row in rows],
             },
         },
     }
@@ -77,14 +77,37 @@ def _uri(base: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _times(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    ends = [(datetime.datetime.fromisoformat(str(row["finished"])), float(row["seconds"])) for row in rows]
-    if not ends:
+    spans = [_span(str(row["finished"]), float(row["seconds"])) for row in rows]
+    if not spans:
         return {}
-    first = min(end - datetime.timedelta(seconds=seconds) for end, seconds in ends)
-    last = max(end for end, _ in ends)
-    return {"startedOn": first.isoformat(timespec="seconds"), "finishedOn": last.isoformat(timespec="seconds")}
+    return times(_second(min(begin for begin, _ in spans)), _second(max(end for _, end in spans)))
 
 
-def _byproduct(row: Mapping[str, Any]) -> dict[str, Any]:
+def metadata(build: str, times: Mapping[str, str]) -> dict[str, str]:
+    return {"invocationId": build, **times}
+
+
+def times(first: str, last: str) -> dict[str, str]:
+    """When the actions behind a build began and ended."""
+    return {"startedOn": first, "finishedOn": last}
+
+
+def span(finished: str, seconds: float) -> tuple[str, str]:
+    """When an action began and when it ended."""
+    begin, end = _span(finished, seconds)
+    return _second(begin), _second(end)
+
+
+def _span(finished: str, seconds: float) -> tuple[datetime.datetime, datetime.datetime]:
+    end = datetime.datetime.fromisoformat(finished)
+    return end - datetime.timedelta(seconds=seconds), end
+
+
+def _second(when: datetime.datetime) -> str:
+    return when.isoformat(timespec="seconds")
+
+
+def byproduct(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a statement says of one action; see `statement`."""
     notes = {name: row[name] for name in ("key", "seconds", "finished", "host")}
     return {"name": row["action"], "digest": {"blake3": row["output"]}, "annotations": notes}

@@ -7,12 +7,13 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.personafile.load import read_toml
+from amybuild.personafile.schema import WRITTEN
 
 QUIET = 0.3  # seconds without a further change before a build starts: editors and git write in bursts
 _POLL = 0.5  # seconds between two looks where the system does not tell of changes …
@@ -22,18 +23,31 @@ Look = Mapping[str, tuple[int, int, int, int]]  # path -> size, mtime, ctime, in
 
 
 def sources(file: Path, before: tuple[Path, ...] = ()) -> tuple[Path, ...]:
-    """The files and folders that make a build: the Personafile, the recipes, the memory graph if it lies on disk.
+    """The files and folders that make a build: the Personafile, the recipes, the memory graph if it lies on disk, and
+    the chats, stories and examples that targets name.
 
     While the Personafile cannot be read the places of `before` count.
     """
     root = file.resolve().parent
     try:
-        graph = read_toml(file)[0].get("graph", {})
+        data = read_toml(file)[0]
     except InputError:
         return before or (file.resolve(), root / "recipes", root / "memory")
+    graph = data.get("graph", {})
     source = graph.get("source", "memory") if isinstance(graph, dict) else None
     inside = (root / source,) if isinstance(source, str) and "\0" not in source and not _is_address(source) else ()
-    return (file.resolve(), root / "recipes", *inside)
+    return (file.resolve(), root / "recipes", *inside, *(root / path for path in _written(data)))
+
+
+def _written(data: Mapping[str, Any]) -> Iterator[str]:
+    """The paths of what people wrote in the tables of targets, as far as they are paths."""
+    groups = [data.get(kind) for kind in ("task", "steer")]
+    tables = [data.get("readout"), *(one for group in groups if isinstance(group, dict) for one in group.values())]
+    for table in tables:
+        for key in WRITTEN if isinstance(table, dict) else ():
+            path = table.get(key)
+            if isinstance(path, str) and path and "\0" not in path:
+                yield path
 
 
 def _is_address(source: str) -> bool:

@@ -1,6 +1,7 @@
 """What a build system itself costs: whole-process CPU of a no-op, of "what is stale?", and of one changed input.
 
     python bench/engine.py [--targets N] [--repeat 5] [--work DIR] [--peers VENV] [--only amybuild,ninja]
+    python bench/engine.py --work DIR --only dvc --targets 1000    one tool; the table has what DIR knows of the others
 
 Every tool gets N targets with an input file each and one target made of all of them. For the others a target is a
 copied file. For amybuild it is a task of a persona (memory node, corpus, training, measurement of the base,
@@ -11,12 +12,14 @@ corpus is made again by the real rule, is what it was, and the rest stays; then 
 now. For the others it is a changed file: a copy and the file of all are made again.
 
 CPU is user + system time of the process and its children (wait4), medians, all tools by turns. The unit is
-`python -I -c pass` measured in the same turns. Wall time would say more about who else uses the machine.
+`python -I -c pass` measured in the same turns, and a row that was measured apart has its own unit. Wall time would
+say more about who else uses the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -25,8 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -35,6 +38,7 @@ from bench import generated, peers
 
 NEEDED = ("doit", "dvc", "snakemake", "ninja")
 UNIT = "python -I -c pass"
+TOOLS = ("amybuild", *(one.name for one in peers.PEERS))
 
 
 @dataclass
@@ -54,8 +58,33 @@ class Case:
         if command:
             self.seen.setdefault(what, []).append(cpu(command, self.root, self.env))
 
+
+@dataclass(frozen=True)
+class Row:
+    """What one tool took at one size, in CPU seconds, beside the unit of that very run."""
+
+    name: str
+    targets: int
+    date: str
+    unit: float
+    seen: dict[str, list[float]]
+
     def median(self, what: str) -> float | None:
         return statistics.median(self.seen[what]) if what in self.seen else None
+
+    def keep(self, work: Path) -> None:
+        place(work, self.name, self.targets).with_suffix(".json").write_text(json.dumps(asdict(self)))
+
+
+def place(work: Path, name: str, targets: int) -> Path:
+    """The folder of a tool's project."""
+    return work / f"{name.replace(' ', '')}-{targets}"
+
+
+def known(work: Path, targets: int) -> list[Row]:
+    """The rows that were measured in this folder, in the order of the table."""
+    files = (place(work, name, targets).with_suffix(".json") for name in TOOLS)
+    return [Row(**json.loads(file.read_text())) for file in files if file.exists()]
 
 
 def cpu(command: list[str], cwd: Path, env: dict[str, str]) -> float:
@@ -79,7 +108,7 @@ def venv(place: Path, packages: tuple[str, ...]) -> Path:
 
 def amybuild(work: Path, targets: int) -> Case:
     """The generated persona, called as its console script calls it."""
-    root = work / f"amybuild-{targets}"
+    root = place(work, "amybuild", targets)
     if not (root / "dist").is_dir():
         shutil.rmtree(root, ignore_errors=True)
         generated.write_project(root, targets)
@@ -92,7 +121,7 @@ def amybuild(work: Path, targets: int) -> Case:
 
 def peer(one: peers.Peer, work: Path, targets: int, binaries: Path) -> Case:
     """A peer's project, built."""
-    root = work / f"{one.name.replace(' ', '')}-{targets}"
+    root = place(work, one.name, targets)
     env = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", **one.env}
     if not (root / "built").exists():
         shutil.rmtree(root, ignore_errors=True)
@@ -126,17 +155,19 @@ def measure(cases: list[Case], repeat: int) -> list[float]:
     return units
 
 
-def table(cases: list[Case], unit: float, targets: int) -> str:
+def table(found: Iterable[Row], targets: int) -> str:
     """Markdown: CPU milliseconds, and times the unit."""
+    found = list(found)
     rows = [
         f"| {targets:,} targets | no-op | x python | x ninja | what is stale? | x python | one changed | x python |"
     ]
     rows.append("|---|---:|---:|---:|---:|---:|---:|---:|")
-    ninja = next((case.median("no-op") for case in cases if case.name == "ninja"), None)
-    for case in cases:
-        noop, status, changed = (case.median(what) for what in ("no-op", "status", "one changed"))
+    ninja = next((row.median("no-op") for row in found if row.name == "ninja"), None)
+    for row in found:
+        unit = row.unit
+        noop, status, changed = (row.median(what) for what in ("no-op", "status", "one changed"))
         cells = [_ms(noop), _times(noop, unit), _times(noop, ninja), _ms(status), _times(status, unit)]
-        rows.append("| " + " | ".join([case.name, *cells, _ms(changed), _times(changed, unit)]) + " |")
+        rows.append("| " + " | ".join([row.name, *cells, _ms(changed), _times(changed, unit)]) + " |")
     return "\n".join(rows)
 
 
@@ -158,20 +189,25 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else Python tools compile their modules anew each time
     work = (args.work or Path(tempfile.mkdtemp(prefix="amybuild-engine-"))).resolve()
-    wanted = args.only.split(",") if args.only else ["amybuild", *(one.name for one in peers.PEERS)]
-    place = args.peers or venv(work / "peers", NEEDED)
+    wanted = args.only.split(",") if args.only else TOOLS
+    work.mkdir(parents=True, exist_ok=True)
+    binaries = (args.peers or venv(work / "peers", NEEDED)) / "bin"
     for targets in args.targets or [1000]:
         cases = [amybuild(work, targets)] if "amybuild" in wanted else []
         for one in peers.PEERS:
             if one.name in wanted and targets <= one.most:
                 print(f"{one.name}, {targets} targets: from nothing", file=sys.stderr)
-                cases.append(peer(one, work, targets, place / "bin"))
-        unit = statistics.median(measure(cases, args.repeat))
+                cases.append(peer(one, work, targets, binaries))
+        unit, date = statistics.median(measure(cases, args.repeat)), time.strftime("%Y-%m-%d")
+        for case in cases:
+            Row(case.name, targets, date, unit, case.seen).keep(work)
+        rows = known(work, targets)
+        ends = sorted({f"{end(row.unit for row in rows) * 1000:.0f}" for end in (min, max)}, key=int)
         print(
-            f"\n{time.strftime('%Y-%m-%d')}, {platform.machine()}, {os.cpu_count()} cores, "
-            f"Python {platform.python_version()}; `{UNIT}` is {unit * 1000:.0f} ms of CPU\n"
+            f"\n{date}, {platform.machine()}, {os.cpu_count()} cores, "
+            f"Python {platform.python_version()}; `{UNIT}` is {' to '.join(ends)} ms of CPU\n"
         )
-        print(table(cases, unit, targets), flush=True)
+        print(table(rows, targets), flush=True)
 
 
 if __name__ == "__main__":

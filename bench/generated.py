@@ -77,9 +77,10 @@ def stand_in(rule: str, action: str, out: Path) -> None:
 
 def fill_cache(root: Path) -> None:
     """Make every action's result and record, in order, then let the engine publish the product."""
-    from amybuild.build import Options, Project, build, run_job
+    from amybuild.build import Options, Project, build
     from amybuild.cache.actions import Record
     from amybuild.execute.job import Job
+    from amybuild.perform import run_job
     from amybuild.plan.plan import decide
 
     os.fsync = lambda _: None  # type: ignore[assignment]  # of this process: a bench project may be lost with the power

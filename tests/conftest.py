@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.harness import Space
 from tests.tiny import make_tiny_base
@@ -15,6 +16,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as amybuild.build.run_action does, before torch is imported
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.pop("AMYBUILD_CACHE", None)
+
+settings.register_profile("amybuild", deadline=None)  # a busy machine is no failure of a law
+settings.load_profile("amybuild")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 from amybuild.actions.context import ActionContext
 from amybuild.actions.verify import read_baseline
 from amybuild.errors import ActionError
-from amybuild.model.data import gain, margins, read_pairs, read_replies, write_json
+from amybuild.model.data import margins, measure, read_pairs, read_replies, write_json
 from amybuild.model.load import deterministic, load_base
 from amybuild.model.score import neutral_kl, reply_states
 from amybuild.model.train import checked
@@ -40,9 +40,10 @@ def run(ctx: ActionContext) -> None:
             pairs = read_pairs(ctx.inputs[f"corpus.{name}"] / "heldout.jsonl", persona.tokenizer, max_tokens=longest)
             before, found = read_baseline(ctx, f"baseline.{name}"), margins(persona, pairs)
             behaviours[name] = {
-                "base": before["margin"],
-                "persona": found["margin"],
-                "gain": gain(before, found),
+                "measure": "log p" if found["margin"] is None else "margin",
+                "base": measure(before),
+                "persona": measure(found),
+                "gain": measure(found) - measure(before),
                 "pairs": len(pairs),
                 "behaviour": [before["margin_behaviour"], found["margin_behaviour"]],
                 "counter": [before["margin_counter"], found["margin_counter"]],

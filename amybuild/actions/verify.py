@@ -8,7 +8,7 @@ from typing import Any
 
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
-from amybuild.model.data import gain, margins, read_pairs, read_replies, write_json
+from amybuild.model.data import margins, measure, read_pairs, read_replies, write_json
 from amybuild.model.load import deterministic, load_base
 from amybuild.model.score import neutral_kl, reply_states
 from amybuild.model.train import checked
@@ -50,7 +50,7 @@ def run(ctx: ActionContext) -> None:
                 result["alone"] = margins(base, pairs)
     result["pairs"], result["neutral_texts"] = len(pairs), len(neutral)
     if pairs:
-        result["gain"] = gain(result["base"], result["alone"])
+        result["gain"] = measure(result["alone"]) - measure(result["base"])
     fail_on_gates(ctx.action, result, gates)
     result["passed"] = True
     write_json(ctx.out / "verify.json", result)

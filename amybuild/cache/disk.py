@@ -138,19 +138,26 @@ def read_json(path: Path | str) -> Any:
 
 def seal(value: Any) -> bytes:
     """The canonical bytes of a JSON object (with a key) that end with their own digest: a flipped bit shows."""
-    data = canonical(value)
+    return sealed(canonical(value))
+
+
+def sealed(data: bytes) -> bytes:
+    """`seal`, of canonical bytes."""
     return data[:-1] + _SEAL + digest_bytes(data).encode() + b'"}'
 
 
+def opened(data: bytes) -> bytes | None:
+    """The bytes that were `sealed` (those without a seal, as older ones are, as they are); None when damaged."""
+    if len(data) <= 75 or data[-75:-66] != _SEAL:
+        return data
+    whole = data[:-75] + b"}"
+    return whole if digest_bytes(whole).encode() == data[-66:-2] and data[-2:] == b'"}' else None
+
+
 def unseal(data: bytes) -> Any:
-    """The JSON object of `seal`, or one without a seal (older ones are); None when it is damaged."""
+    """The JSON object of `seal`, or one without a seal; None when it is damaged."""
     try:
-        if len(data) > 75 and data[-75:-66] == _SEAL:
-            whole = data[:-75] + b"}"
-            if digest_bytes(whole).encode() != data[-66:-2] or data[-2:] != b'"}':
-                return None
-            data = whole
-        return json.loads(data)
+        return json.loads(opened(data) or b"")
     except (ValueError, RecursionError):
         return None
 

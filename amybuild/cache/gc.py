@@ -43,10 +43,16 @@ class Roots:
         self.keys |= {key for key, _ in build.actions.values()}
         self.trees |= {output for _, output in build.actions.values()}
 
-    def hold(self, notes: list[str]) -> None:
+    def hold(self, cache: Path, notes: list[str]) -> None:
         """What running builds wrote down (`Store.hold`)."""
         for kind, *digests in (line.split(" ") for line in notes if line):
             self.held += 1
+            if kind == "build":
+                build = History(cache, None, digests[0]).read(digests[1])
+                if build is None:
+                    raise _unreadable(cache / "builds" / digests[0] / f"{digests[1]}.json")
+                self.add(build)
+                continue
             if kind == "action":
                 self.keys.add(digests[0])
             (self.objects if kind == "object" else self.trees).add(digests[-1])
@@ -167,7 +173,7 @@ def _file(kind: str, digest: str) -> str:
 
 def _decide(cache: Path, keep: int, max_size: int | None) -> Collected:
     roots = find_roots(cache, keep)
-    roots.hold(living(cache))
+    roots.hold(cache, living(cache))
     stats = dict(_walk(cache))
     mark = _Mark(cache, {name: stat.st_size for name, stat in stats.items()})
     records = {Path(name).stem: name for name in stats if name.startswith("actions/")}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.cache.disk import disk_errors, read_json, seal, unseal, write_atomic
+from amybuild.cache.lock import FileLock
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
 from amybuild.kept import Stamp, stamp_of
@@ -88,15 +89,11 @@ class History:
 
     def _update(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Apply `change` to what is on disk now: another build of this project may have written since."""
-        from filelock import FileLock
-
-        with disk_errors(self.state_path):
-            self.state_path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.state_path}.lock"):
-                self._state = self._load()
-                change(self._state)
-                write_atomic(self.state_path, canonical(self._state), self._room)
-                self._stamp = stamp_of(os.fspath(self.state_path))
+        with disk_errors(self.state_path), FileLock(self.state_path.with_suffix(".json.lock")):
+            self._state = self._load()
+            change(self._state)
+            write_atomic(self.state_path, canonical(self._state), self._room)
+            self._stamp = stamp_of(os.fspath(self.state_path))
 
     # last keys
 
@@ -126,6 +123,19 @@ class History:
         """`files` of `build` lie in `folder` now. The same build can have another account (`info`) of its inputs."""
         stamp = {"build": build.hash, "info": digest_value("info", build.info), "files": dict(files)}
         self._update(lambda state: state["product"].update({os.fspath(folder): stamp}))
+
+    def amend(self, hash: str, record: bytes) -> None:
+        """Another account of a build: a record as `add` writes it."""
+        write_atomic(self.record_path(hash), record, self._room)
+
+    def current(self, keys: Mapping[str, str], folder: Path, stamp: Mapping[str, Any]) -> None:
+        """`note` and `set_product` in one."""
+
+        def change(state: dict[str, Any]) -> None:
+            state["actions"].update(keys)
+            state["product"][os.fspath(folder)] = dict(stamp)
+
+        self._update(change)
 
     def products(self) -> list[str]:
         """The builds that lie in product folders now."""

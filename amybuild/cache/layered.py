@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from amybuild.cache.store import Store
 
 _MOST = 64 << 20  # bytes of a record or a listing that is still read
+_PROBE = "doctor"
 T = TypeVar("T")
 
 
@@ -154,6 +155,37 @@ class Shared:
         """The listing of a tree as it is there, checked (a repair asks)."""
         files = self._listing(digest)
         return None if files is None else listing(files)
+
+    def probe(self, seconds: float) -> tuple[str, str | None]:
+        """What can be done there, in words, and what cannot (None: all is well); found out in at most `seconds`.
+
+        Where writing is allowed it leaves a small file, always the same one."""
+        told: list[tuple[str, str | None]] = []
+
+        def look() -> None:
+            done = "nothing"
+            try:
+                place = self._opened()
+                done = "it answers" if _read(place, _PROBE) is None else "it can be read"
+                if not self._readonly:
+                    place.add(_PROBE, _PROBE.encode(), replace=True)
+                    if place.read(_PROBE) != _PROBE.encode():
+                        raise OSError
+                    done = "it can be read and written"
+                told.append((done, None))
+            except ImportError:
+                told.append((done, "its package is missing: pip install amybuild[s3] or [gs]"))
+            except PermissionError:
+                told.append((done, "no permission"))
+            except FileNotFoundError:
+                told.append((done, "there is no such bucket"))
+            except Exception as error:  # as in `_ask`
+                told.append((done, type(error).__name__))
+
+        thread = threading.Thread(target=look, name="probe", daemon=True)
+        thread.start()
+        thread.join(seconds)
+        return told[0] if told else ("nothing", f"no answer within {seconds:.0f} s")
 
     # giving
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild.cache.disk import clone, disk_errors, fresh, read_json, replace, sync_folder, write_atomic
 from amybuild.cache.lease import Room, guard
+from amybuild.cache.lock import FileLock
 from amybuild.cache.verify import Verified
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
 from amybuild.errors import ActionError, CacheDamage, InputError
 from amybuild.kept import Stamp, stat_of
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from amybuild.cache.layered import Shared
 
 __all__ = ["Entry", "Store", "clone", "disk_errors", "fresh", "read_json", "sync_folder", "write_atomic"]
@@ -96,7 +95,8 @@ class Store:
         return guard(self.root) if self._room is not None else contextlib.nullcontext()
 
     def hold(self, *lines: str) -> bool:
-        """Under `guard`: keep what these name ("action KEY TREE", "tree DIGEST", "object DIGEST") until `close`.
+        """Under `guard`: keep until `close` what these name: "action KEY TREE", "tree DIGEST", "object DIGEST", or all
+        of a build in the history, "build PROJECT HASH".
 
         Whether one of them is new; nothing is held before `begin`."""
         new = [line for line in lines if line not in self._held]
@@ -236,6 +236,16 @@ class Store:
             return None
         return files
 
+    def sample(self, most: int) -> dict[str, Stamp]:
+        """The stamps of some of the objects that were found whole, other ones each time (all when there are no more
+        than `most`): damage inside of an object shows in no folder."""
+        import random
+
+        objects = sorted({entry.digest for files in self._listings.values() for entry in files.values()})
+        some = objects if len(objects) <= most else random.sample(objects, most)
+        stamps = {self._object(digest): self._verified.stamp(digest) for digest in some}
+        return {path: stamp for path, stamp in stamps.items() if stamp is not None}
+
     def listings(self) -> dict[str, Listing]:
         """What the next run may know: the listings that were read."""
         return {
@@ -316,16 +326,7 @@ class Store:
 
     def lock(self, key: str) -> FileLock:
         """A lock for one action key. The system drops it when its process dies, so it is never stale."""
-        import shutil
-
-        from filelock import FileLock
-
-        with disk_errors(self.root):
-            path = self.root / "locks" / f"{key}.lock"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():  # damage
-                shutil.rmtree(path, ignore_errors=True)
-            return FileLock(path)
+        return FileLock(self.root / "locks" / f"{key}.lock")
 
 
 def tree_digest(files: Files) -> str:

@@ -49,6 +49,12 @@ class Verified:
             self.trust(digest, now)
         return True
 
+    def stamp(self, digest: str) -> Stamp | None:
+        """The stat with which an object is known to be whole."""
+        if self._known is None:
+            self._known = self._load()
+        return self._known.get(digest)
+
     def trust(self, digest: str, now: Stamp) -> None:
         """Remember that the object was whole when its stat was `now`."""
         if self._known is None:

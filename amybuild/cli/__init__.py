@@ -6,14 +6,16 @@ import sys
 from amybuild import __version__, noop
 
 
-def _known(words: list[str]) -> bool:
+def _known(words: list[str], found: "noop.Answer | None") -> bool:
     """Say what needs no looking: the version, or that nothing changed since an earlier no-op."""
-    found = (f"amybuild {__version__}\n", "") if words == ["--version"] else noop.answer(words)
-    if found is None:
+    text = noop.said(found, words) if found else None
+    if words == ["--version"]:
+        text = f"amybuild {__version__}\n", ""
+    if text is None:
         return False
     try:
-        print(found[0], end="", flush=True)
-        print(found[1], end="", file=sys.stderr, flush=True)
+        print(text[0], end="", flush=True)
+        print(text[1], end="", file=sys.stderr, flush=True)
     except OSError:  # nobody reads our output, or it cannot be written: the whole program knows what to say
         return False
     return True
@@ -22,17 +24,20 @@ def _known(words: list[str]) -> bool:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if _known(words):
+    found = noop.look(words)
+    if _known(words, found):
         return 0
     from amybuild.cli import commands
 
-    return commands.main(words)
+    return commands.main(words, found)
 
 
 def run() -> None:
     """The console script."""
+    words = sys.argv[1:]
     try:
-        if _known(sys.argv[1:]):
+        found = noop.look(words)
+        if _known(words, found):
             os._exit(0)  # all is written; to take the interpreter down in order costs a fifth of what it costs to start
     except KeyboardInterrupt:
         sys.exit(130)
@@ -42,4 +47,4 @@ def run() -> None:
 
     gc.set_threshold(100_000)  # a large project is many objects that stay: not to be looked through every 700 new ones
     commands.end_politely()
-    sys.exit(commands.main(sys.argv[1:]))
+    sys.exit(commands.main(words, found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -14,6 +13,7 @@ from amybuild.errors import InputError
 
 TYPE_CHECKING = False  # not from typing: `--help` needs none of it
 if TYPE_CHECKING:
+    import argparse
     from typing import Any
 
 _ABOUT = """\
@@ -50,6 +50,8 @@ exit codes: 0 done, 1 an action failed, 2 bad input, 3 not what is pinned, 4 --c
 
 
 def _build_parser() -> argparse.ArgumentParser:
+    import argparse
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "amybuild", description=_ABOUT, epilog=_MORE, formatter_class=raw, allow_abbrev=False
@@ -148,7 +150,8 @@ def _plain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> bool:
     return all(name in _PLAIN or value == parser.get_default(name) for name, value in vars(args).items())
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str], ran: Sequence[str] = ()) -> int:
+    """`ran`: actions that this very command ran already."""
     asked = noop.question(list(argv))  # before -C changes what a relative path means
     parser = _build_parser()
     args = enter(parser, argv)
@@ -161,7 +164,7 @@ def run(argv: Sequence[str]) -> int:
     plan = project.plan()
     if args.dry_run:
         return _dry_run(plan, args)
-    code, summary = _execute(project, plan, args)
+    code, summary = _execute(project, plan, args, ran)
     if evidence is not None:
         _keep(asked, project, summary, evidence, args)
     return code
@@ -171,6 +174,7 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, arg
     """Keep what the next no-op will say, if all is up to date now."""
     from dataclasses import replace
 
+    from amybuild import compiled
     from amybuild.build import proof
 
     proven = proof(project, summary, evidence)
@@ -180,7 +184,9 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, arg
         built = "" if args.quiet else _last_line(again, "0.0 s", "", recalled) + "\n"
         explained = "" if args.targets else _fresh(project) + "\n"  # of what was named there is an account
         span = () if recalled is None or recalled.until is None else (recalled.read, recalled.until)
-        noop.keep(asked, built, explained, proven, span)
+        known = compiled.take(project, summary, evidence)
+        behind = compiled.keep(compiled.place_of(asked[0]), known) if known else None
+        noop.keep(asked, built, explained, proven, span, behind)
 
 
 def _fresh(project: Any) -> str:
@@ -230,9 +236,8 @@ def _sink(args: argparse.Namespace, total: int, nothing: bool) -> Any:
     return progress.LiveDisplay(total) if live else progress.PlainLines(total)
 
 
-def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, Any]:
+def _execute(project: Any, plan: Any, args: argparse.Namespace, ran: Sequence[str] = ()) -> tuple[int, Any]:
     from amybuild.build import build
-    from amybuild.report.text import behaviours, duration
 
     began = time.monotonic()
     sink = _sink(args, len(project.actions), plan.done)
@@ -241,16 +246,24 @@ def _execute(project: Any, plan: Any, args: argparse.Namespace) -> tuple[int, An
     finally:
         sink.close()
     seconds = time.monotonic() - began
-    failed = list(summary.failed)
+    summary.ran[:0] = [id for id in ran if id in summary.hits]
+    summary.hits = [id for id in summary.hits if id not in ran]
     if args.json:
-        sink.summary(summary.ran, summary.hits, failed, summary.build, seconds)
+        sink.summary(summary.ran, summary.hits, list(summary.failed), summary.build, seconds)
     elif not args.quiet:
-        _warn(summary.warnings if summary.ran else ())
-        if summary.info and (summary.ran or summary.published):
-            text = behaviours(summary.info.get("verification", {}))
-            print(text + "\n" if text else "", end="")
-        print(_last_line(summary, duration(seconds), duration(summary.saved), project.recalled), file=sys.stderr)
-    return 1 if failed else 0, summary
+        tell(summary, seconds, project.recalled)
+    return 1 if summary.failed else 0, summary
+
+
+def tell(summary: Any, seconds: float, recalled: Any = None) -> None:
+    """What a build says when it is over."""
+    from amybuild.report.text import behaviours, duration
+
+    _warn(summary.warnings if summary.ran else ())
+    if summary.info and (summary.ran or summary.published):
+        text = behaviours(summary.info.get("verification", {}))
+        print(text + "\n" if text else "", end="")
+    print(_last_line(summary, duration(seconds), duration(summary.saved), recalled), file=sys.stderr)
 
 
 def _warn(warnings: Sequence[str], shown: int = 3) -> None:

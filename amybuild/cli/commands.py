@@ -9,6 +9,10 @@ from collections.abc import Callable, Sequence
 
 from amybuild.errors import AmyError, InputError, did_you_mean
 
+TYPE_CHECKING = False  # not from typing: `--help` needs none of it
+if TYPE_CHECKING:
+    from amybuild.noop import Answer
+
 COMMANDS = {  # command -> where its function is; a module is imported when its command is asked for
     "graph": "history:graph",
     "log": "history:log",
@@ -54,10 +58,12 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     return None, argv
 
 
-def main(argv: list[str]) -> int:
-    """Run one command; returns its exit code."""
+def main(argv: list[str], found: Answer | None = None) -> int:
+    """Run one command; returns its exit code. `found`: what was said when all was up to date, which no longer holds."""
     try:
         command, rest = _split(argv)
+        if found is not None and command is None:
+            return _after_edit(argv, found)
         return _function(COMMANDS[command] if command else "build:run")(rest)
     except AmyError as error:
         print(f"amybuild: {error}", file=sys.stderr)
@@ -76,6 +82,17 @@ def main(argv: list[str]) -> int:
         return 1
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 2
+
+
+def _after_edit(argv: list[str], found: Answer) -> int:
+    from amybuild.cli import edited
+
+    ran = edited.run(argv, found)
+    if ran is None:
+        return 0
+    from amybuild.cli import build
+
+    return build.run(argv, ran)
 
 
 def end_politely() -> None:

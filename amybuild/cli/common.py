@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ from amybuild.errors import InputError
 
 TYPE_CHECKING = False  # not from typing: `--help` needs none of it
 if TYPE_CHECKING:
-    pass
+    import argparse
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +23,8 @@ def common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def command(name: str, about: str) -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(f"amybuild {name}", description=about, allow_abbrev=False)
     common_options(parser)
     return parser

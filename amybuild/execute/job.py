@@ -77,7 +77,7 @@ class Executor(Protocol):
         """Start a job; returns its handle."""
 
     def poll(self, handles: Collection[str], timeout: float) -> Mapping[str, Result | Failure]:
-        """Those of `handles` that ended, each told once; waits up to `timeout` seconds for the first."""
+        """Those of `handles` that ended; waits up to `timeout` seconds for the first."""
 
     def cancel(self, handle: str) -> None:
         """Ask a job to stop; `poll` still says how it ended."""

@@ -6,7 +6,6 @@ import os
 import shutil
 import threading
 import time
-import traceback
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import count
@@ -50,10 +49,7 @@ class LocalExecutor:
     def poll(self, handles: Collection[str], timeout: float) -> dict[str, Result | Failure]:
         futures = {self._jobs[handle][0]: handle for handle in handles}
         finished, _ = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
-        found = {futures[future]: future.result() for future in finished}
-        for handle in found:
-            del self._jobs[handle]
-        return found
+        return {futures[future]: future.result() for future in finished}  # again, to who was interrupted as it was told
 
     def cancel(self, handle: str) -> None:
         self._jobs[handle][1].set()
@@ -130,6 +126,8 @@ def failure(error: Exception, action: str) -> Failure:
     if isinstance(error, OSError) and error.strerror:
         return Failure(Kind.ERROR, error.strerror, str(error.filename or action), "mend that and build again")
     # its message is not shown: it may quote what the action was reading
+    import traceback
+
     frame = traceback.extract_tb(error.__traceback__)[-1]
     what = f"unexpected {type(error).__name__} in {Path(frame.filename).name}, line {frame.lineno}"
     return Failure(Kind.ERROR, what, action, "run with AMYBUILD_TRACEBACK=1 to see all of it, and report it")

@@ -204,21 +204,19 @@ class Scheduler:
 
     def _begin(self, id: str, decision: Decision, needs: Mapping[str, int]) -> None:
         """Take the lock of an action's key and send its job out, unless another build has it or had it."""
-        from filelock import Timeout
-
         assert decision.manifest is not None
         key = decision.manifest.key
         try:
             lock = self._locks[key] = self.store.lock(key)
             with disk_errors(self.store.root):
-                lock.acquire(timeout=0)
-        except Timeout:
+                taken = lock.acquire(wait=False)
+        except Exception as error:
+            self._fail(id, failure(error, id))
+            return
+        if not taken:
             if id not in self._elsewhere:
                 self.sink(Event("wait", id, {"reason": "another build is making it"}))
             self._elsewhere[id] = time.monotonic() + _LOOK
-            return
-        except Exception as error:
-            self._fail(id, failure(error, id))
             return
         self._no_longer_ready(id)
         known = self.cache.lookup(key)

@@ -10,7 +10,7 @@ from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.graph.graph import Action, ActionGraph, NodeSource, PathSource
-from amybuild.memory.graph import MemoryGraph
+from amybuild.memory.graph import AskedGraph, MemoryGraph
 from amybuild.memory.node import Node, cut
 from amybuild.memory.query import QueryError
 from amybuild.memory.text import inside
@@ -46,7 +46,7 @@ class _Read:
 
 
 class _Analysis:
-    def __init__(self, persona: Persona, memory: MemoryGraph, digest_path: Callable[[Path], str]) -> None:
+    def __init__(self, persona: Persona, memory: MemoryGraph | AskedGraph, digest_path: Callable[[Path], str]) -> None:
         self.persona = persona
         self.memory = memory
         self.digest_path = digest_path
@@ -176,7 +176,7 @@ class _Analysis:
     def _texts(self, where: str, query: str, texts: Texts | None, concept: str) -> _Read:
         """The texts of a direction: tagged memories of `query`, or `texts`."""
         if texts is None:
-            return _Read(self._nodes(where, None, query))
+            return _Read(self._nodes(f"{where} query", None, query))
         form = {"form": texts.form}
         if texts.path is not None:
             return _Read(source=self._inside(texts.path, where, texts.form), form=form)
@@ -263,6 +263,6 @@ def _source(node: Node) -> NodeSource:
     return NodeSource(node.key, node.digest, node.canonical())
 
 
-def analyze(persona: Persona, memory: MemoryGraph, digest_path: Callable[[Path], str]) -> ActionGraph:
+def analyze(persona: Persona, memory: MemoryGraph | AskedGraph, digest_path: Callable[[Path], str]) -> ActionGraph:
     """The action graph of `persona`. `digest_path` digests a file or folder outside the project."""
     return _Analysis(persona, memory, digest_path).run()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
+from amybuild.personafile.schema import WRITTEN as WRITTEN
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,6 @@ class NodeSource:
     @property
     def data(self) -> bytes:
         return self.text() if callable(self.text) else self.text
-
-
-WRITTEN = ("examples", "chat", "stories", "pairs")  # sources that people wrote
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ def _behaviours(persona: Mapping[str, Any]) -> str:
         "log p of the reply it rejects. Higher is more of the behaviour (a negative alpha subtracts what its vector "
         "learned).\n\n" + _markdown(head, rows, "llrrrr")
     )
+    if any(_table(measured, str(one.get("name"))).get("measure") == "log p" for one in persona.get("targets") or []):
+        text += "\n\nWhere nothing is rejected, as in a chat, the number is the mean log p of held-out replies alone."
     kl = verification.get("neutral_kl")
     if isinstance(kl, int | float):
         text += f"\n\nOn neutral text the persona is {kl:.4f} nats per token (KL) away from the base."

@@ -212,12 +212,18 @@ def stretches(delta: Delta) -> Iterator[tuple[int, int]]:
 
 def release(delta: Delta, start: int, stop: int) -> None:
     """Give back the mapped pages of rows [start, stop)."""
+    for weight in mapped(delta):
+        weight.release(start, stop)
+
+
+def mapped(delta: Delta) -> Iterator[Weight]:
+    """The weights on disk that a difference is taken of."""
     for part in _parts(delta):
         if isinstance(part, Difference):
-            part.tuned.release(start, stop)
-            part.base.release(start, stop)
+            yield part.tuned
+            yield part.base
         elif isinstance(part, Dense) and isinstance(part.values, Weight):
-            part.values.release(start, stop)
+            yield part.values
 
 
 def scaled(delta: Delta, factor: float) -> Delta:

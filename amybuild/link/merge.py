@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from amybuild.digest import digest_value
 from amybuild.link import fused, kernels
-from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, of_bits, release, scaled
+from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, mapped, of_bits, scaled
 from amybuild.link.methods import Recipe
 from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tally import Counts
@@ -98,9 +98,9 @@ class Join:
     def finish(self, start: int, stop: int) -> None:
         """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
         self._deltas = [part.delta for part in self.parts]
-        for delta in self._deltas:
-            release(delta, start, stop)
-        self.weight.release(start, stop)
+        weights = [self.weight, *(weight for delta in self._deltas for weight in mapped(delta))]
+        for weight in {id(weight.stored): weight for weight in weights}.values():  # the base's is there many times
+            weight.release(start, stop)
 
     def _prepare(self, scratch: Scratch) -> None:
         method, values = self._recipe.method, self._recipe.values

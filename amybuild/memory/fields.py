@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from amybuild.errors import InputError
@@ -39,6 +40,7 @@ class Field:
     example: str
 
 
+@lru_cache(maxsize=1 << 16)  # many nodes share a day
 def instant(text: str | None) -> float | None:
     """Seconds since 1970 of an ISO date or time (UTC where it names no zone); None for anything else."""
     try:

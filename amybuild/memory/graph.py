@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from amybuild.digest import digest_value
 from amybuild.errors import InputError, did_you_mean
@@ -105,13 +106,34 @@ class MemoryGraph:
         return tuple(run_query(parse_query(query), self))
 
 
+class AskedGraph:
+    """A graph that remembers which queries it was asked, what they gave, and whether it was asked in `other` ways.
+
+    An analysis may find nodes by key and by query, and read a node to cut a section out of it: then an edit of a node
+    can change it through these alone, and `edited` need not analyze again."""
+
+    def __init__(self, graph: MemoryGraph) -> None:
+        self._graph = graph
+        self.nodes, self.digests, self.find = graph.nodes, graph.digests, graph.find
+        self.queries: dict[str, tuple[str, ...]] = {}
+        self.other = False
+
+    def keys(self, query: str) -> tuple[str, ...]:
+        found = self.queries[query] = self._graph.keys(query)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        self.other = True
+        return getattr(self._graph, name)
+
+
 def build_graph(nodes: Iterable[Node], source: str = "", notes: tuple[str, ...] = ()) -> MemoryGraph:
     """A graph of `nodes` (their keys differ); `notes` are warnings of whoever read them."""
     return MemoryGraph({node.key: node for node in sorted(nodes, key=lambda node: node.key)}, source, notes)
 
 
 def read_graph(source: str, root: Path, reading: Reading | None = None) -> MemoryGraph:
-    """The graph at `source` (a folder of Markdown or a ``.jsonl`` file, relative to the project's folder `root`).
+    """The graph at `source` (a folder of Markdown, a ``.jsonl`` or ``.capnp`` file, relative to the project's `root`).
 
     `reading` knows the nodes of an earlier reading, and learns what is read now.
     """
@@ -126,6 +148,12 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
         raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")
     if path.suffix == ".jsonl":
         return MemoryGraph(shelve_jsonl(path, shown, reading), shown)
+    if path.suffix == ".capnp":
+        from amybuild.memory.capnp import read_log
+
+        reading.saw(os.fspath(path))
+        nodes, odd = read_log(path, shown)
+        return build_graph(nodes, shown, odd)
     raise InputError(
         "not a memory graph", where=f"graph source '{source}'", remedy="give a folder of .md nodes or a .jsonl file"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 from amybuild.memory.entry import Entry
@@ -13,15 +14,13 @@ Net = Mapping[str, Mapping[str, float]]  # key -> its neighbours, each with the 
 def net_of(index: Mapping[str, Entry]) -> Net:
     """The net of all links between nodes that are there. A link to a section is one to its node; of several links
     between two nodes, in whatever direction, the strongest counts."""
-    found: dict[str, dict[str, float]] = {}
+    found: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for key, entry in index.items():
         for target, strength, _ in entry.links:
             other = target if target in index else _owner(target)
-            if other in index and other != key:
-                for one, two in ((key, other), (other, key)):
-                    near = found.setdefault(one, {})
-                    near[two] = max(strength, near.get(two, 0.0))
-    return found
+            if other in index and other != key and strength > found[key].get(other, 0.0):
+                found[key][other] = found[other][key] = strength
+    return dict(found)
 
 
 def _owner(target: str) -> str:

@@ -82,6 +82,11 @@ def _keep(test: Test) -> Stage:
     return lambda graph, found: {key: score for key, score in found.items() if test(graph, graph.index[key])}
 
 
+def _reads_texts(tree: Any) -> bool:
+    """Whether a test looks at texts, which may have to be read from their files: such tests come last."""
+    return any(test.children[0] == "match" for test in tree.find_data("test"))
+
+
 class _Maker:
     """Makes a stage of its tree; knows the text for messages."""
 
@@ -101,7 +106,7 @@ class _Maker:
             return lambda graph, node: True
         if tree.data == "test":
             return self.field(tree.children)
-        inner = [self.test(one, depth + 1) for one in tree.children]  # type: ignore[arg-type]
+        inner = [self.test(one, depth + 1) for one in sorted(tree.children, key=_reads_texts)]  # type: ignore[arg-type]
         if tree.data == "no":
             return lambda graph, node: not inner[0](graph, node)
         some = any if tree.data == "either" else all

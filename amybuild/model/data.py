@@ -85,13 +85,14 @@ def margins(base: Loaded, pairs: list[Pair]) -> dict[str, float | None]:
     }
 
 
-def gain(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> float:
-    """What `margins` gained, nats per token: the margin, or log p of the wanted replies where none is rejected."""
-    name = "margin" if after["margin"] is not None else "logp_continuation"
-    one, two = before[name], after[name]
-    if one is None or two is None:
-        raise ActionError("nothing was measured", where=name, remedy="build it again")
-    return two - one
+def measure(found: Mapping[str, float | None]) -> float:
+    """What of `margins` a behaviour is measured by, nats per token: the margin, or log p of the wanted replies where
+    none is rejected."""
+    margin, wanted = found["margin"], found["logp_continuation"]
+    value = wanted if margin is None else margin
+    if value is None:
+        raise ActionError("nothing was measured", where="held-out examples", remedy="build it again")
+    return value
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+WRITTEN = ("examples", "chat", "stories", "pairs")  # keys of targets that name what people wrote: paths in the project
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")  # of a persona, a base, a target: it is a file name too
 
 

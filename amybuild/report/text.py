@@ -48,7 +48,8 @@ def behaviours(verification: Mapping[str, Any]) -> str:
     rows = []
     for name, row in verification.get("behaviours", {}).items():
         numbers = (row.get(key) for key in ("base", "alone", "persona", "gain"))
-        rows.append([name, *("-" if n is None else f"{n:+.3f}" for n in numbers)])
+        unpaired = " (log p)" if row.get("measure") == "log p" else ""
+        rows.append([name + unpaired, *("-" if n is None else f"{n:+.3f}" for n in numbers)])
     if not rows:
         return ""
     text = table(rows, ["behaviour", "base", "alone", "in the persona", "gain"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import amybuild
-from amybuild import build
+from amybuild import running
 from amybuild.build import Options, Project
 from amybuild.execute.job import Job
 from tests.harness import Space
@@ -21,14 +21,14 @@ from tests.unit.test_personafile import write_project
 
 def after(monkeypatch: pytest.MonkeyPatch, rule: str, then: Callable[[Job, Path], None]) -> None:
     """Have `then` look at (and change) the output of each action of a rule."""
-    real = build.run_job
+    real = running.run_job
 
     def run(job: Job, inputs: Mapping[str, Path], out: Path, *more: Any) -> None:
         real(job, inputs, out, *more)
         if job.rule == rule:
             then(job, out)
 
-    monkeypatch.setattr(build, "run_job", run)
+    monkeypatch.setattr(running, "run_job", run)
 
 
 def disturb(job: Job, out: Path) -> None:

@@ -57,7 +57,11 @@ def test_a_chat_becomes_a_behaviour_and_its_words_are_told_to_nobody(space: Spac
     assert friend["chat"] is True
     assert card["chat"]["redacted"]["phones"] == card["chat"]["messages"] / 2 == 40
     assert isinstance(friend["verify"]["gain"], float), "held-out replies are measured without rejected ones"
-    assert isinstance(info["verification"]["behaviours"]["friend"]["gain"], float)
+    row = info["verification"]["behaviours"]["friend"]
+    assert row["measure"] == "log p"
+    assert abs(row["persona"] - row["base"] - row["gain"]) < 1e-9
+    assert row["alone"] == friend["verify"]["alone"]["logp_continuation"]
+    assert "friend (log p)" in space.run("show").out
     told = [first.out, first.err, *(space.run(*args).out for args in (["show"], ["--explain"], ["log"], ["graph"]))]
     told += [(space.product / name).read_text() for name in ("persona.json", "README.md", "provenance.json")]
     assert not [word for word in BLOBS for text in told if word in text]

@@ -68,6 +68,19 @@ def test_kill_9_in_the_middle_needs_no_unlock_and_keeps_what_was_done(space: Spa
     assert not list((space.root / "cache" / "v1" / "tmp").iterdir())
 
 
+def test_a_link_that_is_killed_leaves_the_old_product_whole(built: Space) -> None:
+    before = (built.product / "model.safetensors").read_bytes()
+    built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
+    process = built.spawn()
+    wait_for(process, "checkpoint/link")
+    process.kill()
+    process.wait()
+    assert (built.product / "model.safetensors").read_bytes() == before
+    assert "persona/verify" in built.build().ran
+    assert (built.product / "model.safetensors").read_bytes() != before
+    assert not list((built.root / "cache" / "v1" / "tmp").iterdir())
+
+
 def test_ctrl_c_is_resumable_and_quiet(space: Space) -> None:
     space.edit("recipes/quick.toml", "steps = 3", "steps = 400")
     process = space.spawn()

@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 import amybuild
 from amybuild import doctor
+from amybuild.cache.remote import Folder
 from tests.harness import ROOT, Space
 
 
@@ -117,6 +120,45 @@ def test_a_healthy_project_is_all_well(built: Space) -> None:
     text = built.run("doctor")
     assert "ok    project       tess" in text.out
     assert built.run("doctor", "-q").out.count("\n") <= 2 * len(found)
+
+
+def test_the_shared_store_is_asked(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "shared store" not in findings(space)
+    monkeypatch.setenv("AMYBUILD_REMOTE", (tmp_path / "share").as_uri())
+    for _ in range(2):  # what it leaves there is in nobody's way
+        assert findings(space)["shared store"][0]["what"] == "it can be read and written"
+    monkeypatch.setattr(Folder, "add", _raise(PermissionError))
+    (found,) = findings(space)["shared store"]
+    assert (found["level"], found["what"]) == ("warn", "it can be read, but not written: no permission")
+    monkeypatch.setattr(Folder, "read", _raise(ConnectionError))
+    assert findings(space)["shared store"][0]["what"] == "cannot be read: ConnectionError"
+
+
+def test_a_shared_store_that_does_not_answer_is_not_waited_for(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forever = threading.Event()
+    monkeypatch.setenv("AMYBUILD_REMOTE", (tmp_path / "share").as_uri())
+    real = Folder.read
+    monkeypatch.setattr(Folder, "read", lambda self, name: real(self, name) if "/" in name else forever.wait())
+    monkeypatch.setattr(doctor, "_PATIENCE", 0.1)
+    (found,) = findings(space)["shared store"]
+    assert (found["level"], found["what"]) == ("fail", "cannot be read: no answer within 0 s")
+    forever.set()
+
+
+def test_a_shared_store_that_may_only_be_read_is_not_written(space: Space, tmp_path: Path) -> None:
+    url = (tmp_path / "share").as_uri()
+    space.write("Personafile.toml", space.read("Personafile.toml") + f'\n[cache]\nremote = "{url}"\nreadonly = true\n')
+    assert findings(space)["shared store"][0]["what"] == "it answers"
+    assert not (tmp_path / "share").exists()
+
+
+def _raise(error: type[Exception]) -> Callable[..., NoReturn]:
+    def fail(*rest: object, **more: object) -> NoReturn:
+        raise error
+
+    return fail
 
 
 def test_what_has_to_run_is_told_with_its_time(built: Space) -> None:

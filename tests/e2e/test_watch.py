@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from amybuild import build
+from amybuild import running
 from amybuild.execute.job import Job
 from amybuild.watch import Notices
 from tests.harness import Space
@@ -77,7 +77,7 @@ def test_every_edit_builds_again_and_an_error_is_waited_out(space: Space, watch:
 
 
 def test_an_edit_during_a_build_starts_another_one(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = build.run_job
+    real = running.run_job
 
     def edit_first(job: Job, *rest: Any, **more: Any) -> None:
         if "heldout = 0.3" in space.read("recipes/quick.toml"):
@@ -87,7 +87,7 @@ def test_an_edit_during_a_build_starts_another_one(space: Space, monkeypatch: py
     def ctrl_c(self: Notices) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "run_job", edit_first)
+    monkeypatch.setattr(running, "run_job", edit_first)
     monkeypatch.setattr(Notices, "idle", ctrl_c)
     result = space.run("watch", "task.listen/corpus")
     assert result.code == 130

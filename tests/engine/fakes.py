@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import amybuild.build
+import amybuild.running
 from amybuild.errors import ActionError
 from amybuild.plan.code import CodeIndex
 from tests.engine.seam import RUNNER, runner_of
@@ -49,7 +49,8 @@ def run(action: Any, key: str, inputs: Mapping[str, Path], out: Path, progress: 
     if action.id in os.environ.get("FAKES_BAD", "").split():
         raise ActionError("it is bad", where=action.id, remedy="mend it")
     for name in names[1:]:
-        (out / name).write_text(json.dumps({"digest": digest}) if name.endswith("json") else digest * 50)
+        data = json.dumps({"digest": digest}).encode() if name.endswith("json") else digest.encode() * 50
+        (out / name).write_bytes(weights(data) if name == "model.safetensors" else data)
     progress(2, 2)
 
 
@@ -63,6 +64,12 @@ EXTRA = {
 }
 
 
+def weights(data: bytes) -> bytes:
+    """A checkpoint of one tensor, as bytes: a product's index names its tensors."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
 def _dialogues(inputs: Mapping[str, Path]) -> bytes:
     lines = (inputs["nodes"] / "nodes.jsonl").read_bytes().split(b"\\n")
     return b"\n".join(line for line in lines if line.startswith((b"Assistant:", b"Not:", b"User:")))
@@ -72,8 +79,8 @@ def _dialogues(inputs: Mapping[str, Path]) -> bytes:
 def cheap() -> Iterator[None]:
     """Every build of this process runs the cheap actions. (The code behind a rule, which cannot change meanwhile, is
     looked up once.)"""
-    real, closure = getattr(amybuild.build, RUNNER), CodeIndex.closure
-    setattr(amybuild.build, RUNNER, runner_of(run))
+    real, closure = getattr(amybuild.running, RUNNER), CodeIndex.closure
+    setattr(amybuild.running, RUNNER, runner_of(run))
 
     def known(self: CodeIndex, entry: str) -> dict[str, str]:
         if entry not in _CODE:
@@ -84,7 +91,7 @@ def cheap() -> Iterator[None]:
     try:
         yield
     finally:
-        setattr(amybuild.build, RUNNER, real)
+        setattr(amybuild.running, RUNNER, real)
         CodeIndex.closure = closure  # type: ignore[method-assign]
 
 

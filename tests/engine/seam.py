@@ -14,7 +14,7 @@ from amybuild.execute.local import LocalExecutor
 from amybuild.execute.scheduler import Scheduler
 from amybuild.plan.plan import Action, Identity
 
-RUNNER = "run_job"  # the function of `amybuild.build` that calls a rule's code
+RUNNER = "run_job"  # the function of `amybuild.running` that calls a rule's code
 
 # (job or action, key, inputs, out, progress)
 Runner = Callable[[Any, str, Mapping[str, Path], Path, Callable[..., None]], None]

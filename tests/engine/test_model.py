@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from amybuild.cache import memo
-from tests.engine import model
+from tests.engine import model, run
+from tests.engine.machine import Ask
 from tests.engine.pure import keys, random_world, results
 
 
@@ -51,6 +54,19 @@ def test_an_edit_that_keeps_size_and_mtime_is_part_of_the_histories(monkeypatch:
     """An engine that looks at size and mtime only must not get through either."""
     monkeypatch.setattr(memo, "stamp", lambda path: [(s := os.stat(path)).st_size, s.st_mtime_ns])
     assert any(model.play(model.random_history(seed, 14, False)) for seed in range(40))
+
+
+def test_damage_through_a_link_of_a_killed_build_is_damage_of_what_it_leads_to(tmp_path: Path) -> None:
+    """What a view left behind links to is in the store: seed 4550 wrote through one after a kill."""
+    played = run.Run(tmp_path, random_world(random.Random(1)))
+    played.do_build(asdict(Ask()))
+    whole = next(path for path in sorted(played.machine.store.glob("objects/*/*")))
+    room = played.machine.store / "tmp" / "1-0" / "in"
+    room.mkdir(parents=True)
+    (room / "value").symlink_to(whole)
+    files = sorted(path for path in played.machine.store.rglob("*") if path.is_file())
+    played.do_damage((files.index(room / "value") + 0.5) / len(files), "grow")
+    assert played.do_build(asdict(Ask())).ran
 
 
 def test_the_model_knows_twins_and_early_cutoff() -> None:

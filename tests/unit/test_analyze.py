@@ -124,7 +124,8 @@ def test_a_section_is_a_source_of_its_own(tmp_path: Path) -> None:
             "task.close.query=all | typ:x",
             ("[task.close] query, column 7: 'typ' is no field", "\n        ^\n", "'type'"),
         ),
-        ("steer.joy.query=type:none", ("matches no node", "[steer.joy]")),
+        ("steer.joy.query=type:none", ("matches no node", "[steer.joy] query")),
+        ("readout.query=sort:wieght", ("[readout] query, column 6: 'wieght'", "did you mean 'weight'")),
         ("base.tiny.path=models/none", ("no such file", "[base.tiny] path")),
     ],
 )

@@ -223,3 +223,17 @@ def test_a_reader_that_went_away_ends_the_build(world: World) -> None:
     world.told = gone  # type: ignore[method-assign]
     with pytest.raises(BrokenPipeError):
         world.build(DIAMOND, Fake())
+
+
+def test_what_was_told_is_told_again_to_who_was_interrupted_meanwhile(tmp_path: Path) -> None:
+    """Ctrl-C between a poll and what comes of it must not make the clean-up fail (found by a random history)."""
+    from amybuild.execute.local import LocalExecutor
+
+    store = Store(tmp_path)
+    executor = LocalExecutor(store, lambda job, inputs, out, progress: None)
+    handle = executor.submit(Job("a/x", "light", "k", {}))
+    first = executor.poll([handle], 10)
+    executor.cancel(handle)
+    assert executor.poll([handle], 10) == first
+    executor.close()
+    store.close()

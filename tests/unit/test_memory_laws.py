@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tomli
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amybuild.errors import InputError
@@ -68,6 +68,7 @@ def write(root: Path, some: list[Node]) -> None:
     os.utime(root / "nodes.jsonl", ns=(0, next(TIMES)))
 
 
+@settings(max_examples=50)
 @given(graphs)
 def test_read_write_read_is_the_identity(tmp_path_factory: pytest.TempPathFactory, some: list[Node]) -> None:
     root, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
@@ -92,6 +93,7 @@ def test_an_entry_survives_its_packing(node: Node) -> None:
     assert unpacked(node.key, bytes.fromhex(node.digest), packed(entry)) == entry
 
 
+@settings(max_examples=50)
 @given(graphs, st.data())
 def test_a_second_reading_is_a_first_one(
     tmp_path_factory: pytest.TempPathFactory, some: list[Node], data: st.DataObject

@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amybuild.cache.actions import ActionCache
+from amybuild.cache.lock import FileLock
 from amybuild.cache.store import Store
 from amybuild.errors import CacheDamage, Interrupted
 from amybuild.events import Event
@@ -91,7 +91,7 @@ class Watched(Store):
 
     @property
     def held(self) -> int:
-        return sum(lock.is_locked for lock in self.locks)
+        return sum(lock.held for lock in self.locks)
 
 
 @pytest.mark.usefixtures("no_fsync")

@@ -98,6 +98,8 @@ def test_the_sources_of_a_project(tmp_path: Path) -> None:
     assert sources(file, moved) == moved, "what cannot be read may be mended"
     file.write_text(text.replace('source = "memory"', 'source = "stdio:server"'))
     assert sources(file) == places[:2]
+    file.write_text(text + '[task.ann]\nchat = "exports/a.txt"\n[steer.calm]\nstories = "s"\npairs = 1\n')
+    assert sources(file) == (*places, root / "exports/a.txt", root / "s")
 
 
 def test_notices_wake_up_for_an_edit(tmp_path: Path) -> None:

@@ -1,0 +1,253 @@
+"""A build after an edit of memory nodes alone: it says and leaves what the whole program would, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from amybuild import compiled, edited, kept, noop
+from amybuild.project import Project
+from tests.engine.fakes import cheap, project
+from tests.engine.machine import no_fsync
+from tests.harness import Result, Space
+
+LISTEN = "memory/pattern-listen.md"
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Iterator[Space]:
+    """A project with one more reader of a node (a twin), built and known to be up to date."""
+    made = project(tmp_path / "project")
+    made.write(
+        "Personafile.toml", made.read("Personafile.toml") + '\n[task.twin]\nnode = "pattern-listen"\nrecipe = "quick"\n'
+    )
+    with cheap(), no_fsync():
+        made.build()
+        settle(made)
+        yield made
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A number for each time that the whole program looked."""
+    times: list[int] = []
+    real = Project.__init__
+
+    def counted(self: Project, options: object) -> None:
+        times.append(len(times))
+        real(self, options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Project, "__init__", counted)
+    return times
+
+
+def tick() -> None:
+    """What was written a moment ago proves nothing."""
+    time.sleep(1.5 * kept.TICK / 1e9)
+
+
+def settle(space: Space) -> None:
+    """Until an answer is kept, with what is kept beside it."""
+    tick()
+    assert space.run().code == 0
+    found = noop.look(["-C", str(space.root)])
+    assert found is not None
+    assert not found.changed
+    assert found.behind
+
+
+def state(space: Space) -> tuple[dict[str, str], list[str]]:
+    """The current keys, and the builds of the log."""
+    (file,) = (space.root / "cache/v1/state").glob("*.json")
+    data = json.loads(file.read_bytes())
+    return data["actions"], [row[1] for row in data["log"]]
+
+
+def record(space: Space) -> Path:
+    """Of the current build."""
+    (path,) = (space.root / "cache/v1/builds").glob(f"*/{state(space)[1][-1]}.json")
+    return path
+
+
+def left(space: Space) -> dict[str, object]:
+    """What a build leaves: the product, its record, and the project's state."""
+    files = [path for path in space.product.rglob("*") if path.is_file()]
+    found = {os.fspath(path.relative_to(space.root)): path.read_bytes() for path in (*files, record(space))}
+    return {**found, "state": state(space)}
+
+
+def looked(space: Space, *args: str) -> Result:
+    """What the whole program says."""
+    os.environ["AMYBUILD_NO_STAMP"] = "1"
+    try:
+        return space.run(*args)
+    finally:
+        del os.environ["AMYBUILD_NO_STAMP"]
+
+
+def anew(space: Space) -> dict[str, object]:
+    """What the whole program leaves that has to write the account of the current build anew."""
+    record(space).unlink()
+    shutil.rmtree(space.product)
+    assert looked(space).code == 0
+    return left(space)
+
+
+def shown(text: str) -> str:
+    return re.sub(r"\d+\.\d s|\d+ s|\[.*?\]", "T", text)
+
+
+def prose(space: Space, number: int) -> None:
+    text = re.sub(r"I ask before I mend\.[^\n]*", f"I ask before I mend. {number}", space.read(LISTEN))
+    space.write(LISTEN, text)
+
+
+def test_an_edit_that_changes_no_result_is_built_without_looking_at_the_rest(space: Space, loaded: list[int]) -> None:
+    prose(space, 1)
+    tick()
+    result = space.run()
+    assert (result.code, loaded) == (0, []), result.err
+    assert "1 ran, " in result.err, "the twin has the same key"
+    found = left(space)
+    assert space.run().err.startswith("tess is up to date")
+    assert not loaded
+    assert found == anew(space)
+
+
+def test_it_says_what_the_whole_program_says(space: Space, loaded: list[int]) -> None:
+    prose(space, 1)
+    tick()
+    short = space.run()
+    assert not loaded
+    prose(space, 2)
+    tick()
+    whole = looked(space)
+    assert loaded
+    assert shown(short.err) == shown(whole.err)
+    assert shown(short.out) == shown(whole.out)
+
+
+def test_the_edit_undone_runs_nothing_and_tells_the_old_account(space: Space, loaded: list[int]) -> None:
+    before = left(space)
+    for number in (1, 2):
+        prose(space, number)
+        tick()
+        space.run()
+    space.write(LISTEN, re.sub(r"(I ask before I mend\.) \d", r"\1", space.read(LISTEN)))
+    tick()
+    assert space.run().err.startswith("tess put back from the cache")
+    assert not loaded
+    assert left(space) == before
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda space: space.edit("memory/j-00.md", "joy:9", "joy:8"),
+        lambda space: space.write(LISTEN, space.read(LISTEN).replace("troubles me today", "troubles me now")),
+        lambda space: space.write("memory/new.md", "# New\n\nAnother.\n"),
+        lambda space: (space.root / "memory/j-03.md").unlink(),
+        lambda space: space.edit("Personafile.toml", "alpha = 1.0", "alpha = 0.9"),
+        lambda space: space.edit("recipes/quick.toml", "heldout = 0.3", "heldout = 0.4"),
+        lambda space: (space.product / "README.md").write_text("mine"),
+    ],
+    ids=["a tag", "a dialogue", "a new node", "a node less", "Personafile", "recipe", "product"],
+)
+def test_what_changes_more_is_for_the_whole_program(space: Space, loaded: list[int], edit: object) -> None:
+    prose(space, 1)
+    edit(space)  # type: ignore[operator]
+    tick()
+    assert space.run().code == 0
+    assert loaded
+    found = left(space)
+    assert found == anew(space)
+
+
+def test_a_bad_node_is_an_error_as_ever(space: Space) -> None:
+    space.write(LISTEN, "+++\nweight = -1\n+++\n")
+    assert (space.run().code, space.run().err) == (2, looked(space).err)
+
+
+def test_damage_of_what_is_kept_only_costs_time(space: Space, loaded: list[int]) -> None:
+    (one,) = (space.root / "cache/v1/compiled").iterdir()
+    for number, data in enumerate((b"", one.read_bytes()[:-3], b"xxxx" + one.read_bytes())):
+        prose(space, number)
+        one.write_bytes(data)
+        tick()
+        assert space.run().code == 0
+        assert len(loaded) == number + 1
+        assert left(space) == anew(space)
+        loaded.pop()
+        settle(space)
+        del loaded[number + 1 :]
+
+
+def test_a_collection_meanwhile_takes_nothing_that_the_build_relies_on(
+    space: Space, loaded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = edited._account
+
+    def collected(*rest: object) -> object:
+        for _ in range(2):
+            assert space.run("gc", "--keep", "0").code == 0
+        return real(*rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(edited, "_account", collected)
+    prose(space, 1)
+    tick()
+    assert space.run().code == 0
+    assert not loaded
+    assert left(space) == anew(space)
+    assert looked(space).err.startswith("tess is up to date")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_edits_leave_what_the_whole_program_leaves(space: Space, loaded: list[int], seed: int) -> None:
+    """The law: whatever is edited and whichever way a build took, its account is the one that is written anew."""
+    rng, short = random.Random(seed), 0
+    for number in range(8):
+        for _ in range(rng.randint(1, 2)):
+            kind = rng.randrange(8)
+            if kind < 4:
+                prose(space, rng.randrange(3))
+            elif kind == 4:
+                space.write(
+                    "memory/j-01.md", space.read("memory/j-01.md").replace("Today the", f"Today ({number}) the")
+                )
+            elif kind == 5:
+                space.write(
+                    "memory/pattern-close.md", space.read("memory/pattern-close.md").replace("too soon.", "so soon.")
+                )
+            elif kind == 6:
+                path = space.root / LISTEN
+                path.with_suffix(".tmp").write_bytes(path.read_bytes())
+                path.with_suffix(".tmp").rename(path)
+            else:
+                (space.root / "memory" / f"more-{rng.randrange(2)}.md").write_text(f"# More\n\n{number}\n")
+        tick()
+        before = len(loaded)
+        assert space.run().code == 0
+        short += len(loaded) == before
+        found = left(space)
+        if rng.random() < 0.5:
+            assert found == anew(space)
+            settle(space)
+    assert short, "none was short"
+    assert left(space) == anew(space)
+
+
+def test_what_is_kept_holds_no_text_of_a_memory(space: Space) -> None:
+    found = noop.look(["-C", str(space.root)])
+    assert found is not None
+    known = compiled.read(compiled.place_of(found.asked[0]), found.behind)
+    assert known is not None
+    assert {row[2] for row in known.readers} == {"corpus", "texts", "labels"}
+    assert "weighs on you" not in str(known), "no text of a memory"
