@@ -90,7 +90,7 @@ class Project:
             return None
         from amybuild.snapshots import Ask, recall
 
-        return recall(self.persona, self.cache, self.history, Ask(self.options.server), time.time())
+        return recall(self.persona, self.cache, self.history, Ask(self.options.server), time.time(), self._reading)
 
     def _own(self, names: tuple[str, ...]) -> list[str]:
         """The actions of targets themselves, without what they need."""

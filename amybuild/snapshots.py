@@ -15,8 +15,8 @@ result of an action. The last one of each source stays, and those of every build
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -26,9 +26,10 @@ from amybuild.cache.store import disk_errors
 from amybuild.digest import digest_value
 from amybuild.errors import CacheDamage, InputError, PinError
 from amybuild.memory.address import is_server, shown
-from amybuild.memory.graph import MemoryGraph, build_graph
+from amybuild.memory.graph import MemoryGraph
 from amybuild.memory.mcp import Limits, Unreachable
-from amybuild.memory.snapshot import pack, unpack
+from amybuild.memory.reading import Reading
+from amybuild.memory.snapshot import pack, shelve
 from amybuild.memory.source import read_source
 from amybuild.personafile.schema import Persona
 
@@ -62,11 +63,16 @@ class Recalled:
         return f"memory read {when}"
 
 
-def recall(persona: Persona, cache: ActionCache, history: History, ask: Ask, now: float) -> Recalled:
-    """The memory of a persona whose graph a server keeps: from a snapshot, or asked now, as `ask` says."""
+def recall(
+    persona: Persona, cache: ActionCache, history: History, ask: Ask, now: float, reading: Reading | None = None
+) -> Recalled:
+    """The memory of a persona whose graph a server keeps: from a snapshot, or asked now, as `ask` says.
+
+    `reading` knows the files of snapshots that were read earlier, and learns those that are read now."""
+    reading = reading or Reading()
     if ask is Ask.PINNED:
-        return _pinned(persona, cache, history, now)
-    last = _last(persona, cache, history)
+        return _pinned(persona, cache, history, now, reading)
+    last = _last(persona, cache, history, reading)
     if last is not None and (ask is Ask.NEVER or (ask is Ask.DUE and not _due(last, now))):
         return last
     if ask is Ask.NEVER:
@@ -122,14 +128,14 @@ def _until(persona: Persona, read: float) -> float | None:
     return None if persona.server.fresh is None else read + persona.server.fresh
 
 
-def _last(persona: Persona, cache: ActionCache, history: History) -> Recalled | None:
+def _last(persona: Persona, cache: ActionCache, history: History, reading: Reading) -> Recalled | None:
     """What the server said last; None when nothing is known, or it is no longer whole."""
     output, read = history.snapshot(_source(persona))
-    graph = _read(cache, output, persona) if output else None
+    graph = _read(cache, output, persona, reading) if output else None
     return None if graph is None else Recalled(graph, snapshot_key(output), output, read, _until(persona, read))
 
 
-def _pinned(persona: Persona, cache: ActionCache, history: History, now: float) -> Recalled:
+def _pinned(persona: Persona, cache: ActionCache, history: History, now: float, reading: Reading) -> Recalled:
     from amybuild.pins import pinned_build, read_lock
 
     lock = read_lock(persona.file)
@@ -138,7 +144,7 @@ def _pinned(persona: Persona, cache: ActionCache, history: History, now: float) 
     if not output:
         where, remedy = f"{persona.file.stem}.lock", "amybuild, then amybuild pin"
         raise PinError("it pins no snapshot of the memory", where=where, remedy=remedy)
-    graph = _read(cache, output, persona)
+    graph = _read(cache, output, persona, reading)
     if graph is None:
         remedy = "point AMYBUILD_CACHE or [cache] remote at a cache that has it"
         raise PinError(f"the pinned snapshot {output[:12]} is not in the cache", where="memory", remedy=remedy)
@@ -146,13 +152,17 @@ def _pinned(persona: Persona, cache: ActionCache, history: History, now: float) 
     return Recalled(graph, key, output, read if last == output else now, None)
 
 
-def _read(cache: ActionCache, output: str, persona: Persona) -> MemoryGraph | None:
+def _read(cache: ActionCache, output: str, persona: Persona, reading: Reading) -> MemoryGraph | None:
+    """The graph of a snapshot; None when it is not whole here, or what lies there is no snapshot."""
     store = cache.store
     if cache.lookup(snapshot_key(output)) is None:
         return None
+    paths: dict[str, str] = {}
     try:
-        files: Mapping[str, object] = store.tree(output) or {}
-        data = {name: store.read_file(output, name) or b"" for name in files}
-        return build_graph(unpack(data), shown(persona.graph)) if data else None
+        for name, entry in (store.tree(output) or {}).items():
+            paths[name] = os.fspath(store.object_path(entry.digest))
+            if not os.path.exists(paths[name]):
+                store.read_file(output, name)  # which brings it from the shared store
+        return MemoryGraph(shelve(paths, reading), shown(persona.graph)) if paths else None
     except (CacheDamage, InputError):
         return None

@@ -1,4 +1,4 @@
-"""`amybuild memory pull|status|diff`: ask the memory server, which nodes are learned, what changed since the build."""
+"""`amybuild memory`: ask the memory server, which nodes are learned, what changed since the build, a copy in files."""
 
 from __future__ import annotations
 
@@ -18,15 +18,45 @@ def memory(argv: Sequence[str]) -> int:
     parser = command("memory", "The memory graph beside the last build. Builds nothing; only `pull` asks a server.")
     about = (
         "pull: ask the memory server, and keep what it says; status: which nodes are in the weights; "
-        "diff: which changed since the last build, and the targets they touch"
+        "diff: which changed since the last build, and the targets they touch; export: write nodes to files"
     )
-    parser.add_argument("what", choices=("pull", "status", "diff"), help=about)
+    parser.add_argument("what", choices=("pull", "status", "diff", "export"), help=about)
     parser.add_argument("nodes", nargs="*", metavar="NODE", help="only these")
     parser.add_argument("--all", action="store_true", help="every node")
+    parser.add_argument("-o", "--out", metavar="PLACE", help="of export: a new folder of Markdown, or FILE.jsonl")
+    parser.add_argument("--query", metavar="QUERY", help="of export: what this selects")
     args = enter(parser, argv)
+    if args.what == "export":
+        return _export(args)
     if args.what == "pull":
         _pull(args)
     return _status(args) if args.what == "status" else _diff(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from amybuild.learned import look
+    from amybuild.memory.jsonl import write_jsonl
+    from amybuild.memory.write import write_folder
+
+    if not args.out:
+        raise InputError("name a place", where="amybuild memory export", remedy="amybuild memory export -o memory-copy")
+    if args.nodes and args.query:
+        raise InputError("either nodes or a query", where="amybuild memory export")
+    graph = look(Path(args.file)).graph
+    nodes = [graph.get(key) for key in args.nodes] or list(graph.select(args.query or "all"))
+    place = Path(args.out)
+    files = {"": write_jsonl(nodes)} if place.suffix == ".jsonl" else write_folder(nodes)
+    try:
+        for name, data in files.items():
+            path = place / name if name else place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "xb") as file:  # never over what is there
+                file.write(data)
+    except OSError as error:
+        raise InputError(f"cannot write: {error.strerror}", where=str(error.filename or place)) from None
+    if not args.quiet:
+        print(f"{len(nodes)} nodes -> {place}", file=sys.stderr)
+    return 0
 
 
 def _pull(args: argparse.Namespace) -> None:

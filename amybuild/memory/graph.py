@@ -133,7 +133,7 @@ def build_graph(nodes: Iterable[Node], source: str = "", notes: tuple[str, ...] 
 
 
 def read_graph(source: str, root: Path, reading: Reading | None = None) -> MemoryGraph:
-    """The graph at `source` (a folder of Markdown or a ``.jsonl`` file, relative to the project's folder `root`).
+    """The graph at `source` (a folder of Markdown, a ``.jsonl`` or ``.capnp`` file, relative to the project's `root`).
 
     `reading` knows the nodes of an earlier reading, and learns what is read now.
     """
@@ -148,6 +148,12 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
         raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")
     if path.suffix == ".jsonl":
         return MemoryGraph(shelve_jsonl(path, shown, reading), shown)
+    if path.suffix == ".capnp":
+        from amybuild.memory.capnp import read_log
+
+        reading.saw(os.fspath(path))
+        nodes, odd = read_log(path, shown)
+        return build_graph(nodes, shown, odd)
     raise InputError(
         "not a memory graph", where=f"graph source '{source}'", remedy="give a folder of .md nodes or a .jsonl file"
     )

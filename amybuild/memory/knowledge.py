@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from amybuild.errors import InputError
 from amybuild.memory.mcp import Server
@@ -110,8 +110,6 @@ def _text(value: object, name: str, where: str) -> str:
 
 def graph_of(nodes: Iterable[Node]) -> dict[str, Any]:
     """The knowledge graph that `nodes_of` reads as these nodes, as far as it can say what is in them."""
-    from urllib.parse import unquote
-
     nodes = list(nodes)
     entities = [
         {"name": unquote(node.key), "entityType": node.type, "observations": [node.content] if node.content else []}

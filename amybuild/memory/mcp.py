@@ -70,7 +70,7 @@ class Server:
                 if not cursor:
                     return
 
-    async def call(self, tool: str, **arguments: str) -> Answer:
+    async def call(self, tool: str, **arguments: Any) -> Answer:
         import anyio
 
         with anyio.fail_after(self.limits.seconds):
@@ -257,6 +257,7 @@ async def _lines(
                     message, parts = b"".join(parts), []
                     if message.lstrip()[:1] == b"{":
                         await arrived.send(parsed(message))
+                    del message  # it may be the whole memory
                 parts.append(rest)
 
     def parsed(line: bytes) -> SessionMessage:

@@ -16,8 +16,8 @@ Found = tuple[list[Node], tuple[str, ...]]  # nodes, warnings
 
 
 def read_source(address: str, root: Path, reading: Reading | None = None, limits: Limits | None = None) -> MemoryGraph:
-    """The graph at `address`: a folder of Markdown, a ``.jsonl`` file (both relative to the project's folder `root`),
-    or a server, which is asked now: all of it or an error, never a part.
+    """The graph at `address`: a folder of Markdown or a file (relative to the project's folder `root`), or a server,
+    which is asked now: all of it or an error, never a part.
 
     Raises `InputError` for what is wrong there, `Unreachable` when a server does not answer.
     """

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from amybuild.memory.graph import read_graph
 from tests.e2e.test_memory_server import keep, starts, use
 from tests.harness import Space, golden
 
@@ -139,3 +140,17 @@ def test_pull_asks_and_says_what_changed(built: Space, tmp_path: Path) -> None:
     use(built, "die", "manual")
     assert built.run("memory", "pull").code == 1
     assert states(built, "status")["pattern-listen"] == "learned"
+
+
+def test_export_writes_what_is_read_back(built: Space) -> None:
+    before = read_graph("memory", built.root)
+    assert built.run("memory", "export", "-o", "copy").code == 0
+    assert read_graph("copy", built.root).nodes == before.nodes
+    assert built.run("memory", "export", "-o", "copy").code == 2, "nothing is written over"
+    assert built.run("memory", "export", "-o", "some.jsonl", "--query", "key:pattern-*").code == 0
+    some = read_graph("some.jsonl", built.root).nodes
+    assert some == {key: before.nodes[key] for key in ("pattern-close", "pattern-listen")}
+    built.edit("Personafile.toml", 'source = "memory"', 'source = "copy"')
+    assert built.build().ran == set()
+    assert built.run("memory", "export", "j-00", "--query", "all", "-o", "x").code == 2
+    assert built.run("memory", "export").code == 2

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from amybuild.actions import chat
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError
+from amybuild.memory.chat.formats import read_chat
 from amybuild.memory.chat.message import Message
-from amybuild.memory.chat.redact import KINDS, Redactor
+from amybuild.memory.chat.redact import KINDS, Redactor, says_nothing
 from amybuild.memory.chat.windows import Windows, conversations, windows
 
 HOUR = 3600.0
@@ -114,6 +115,18 @@ def test_what_is_taken_out(text: str, without: str) -> None:
     assert Redactor([], {})(text) == text.replace("\u2068", "")
 
 
+LONG = ["a", " ", "1", "a.", "@", "[", "\u200e<", "1 "]
+
+
+@pytest.mark.parametrize("text", [one * (300_000 // len(one)) + "x" for one in LONG], ids=LONG)
+def test_a_message_of_any_length_is_read_in_one_go(tmp_path: Path, text: str) -> None:
+    assert len(Redactor(KINDS, {"Bob": "B."}, ["Will Smith"])(text)) <= len(text) * 4
+    assert not says_nothing(text + "x")
+    day = f"31/12/20, 10:00 - Bob: {text}\n31/12/20, 10:01 - Ann: {text} <\n"
+    (tmp_path / "x.txt").write_text(day)
+    assert len(read_chat(tmp_path / "x.txt", "chat")[1]) == (0 if text.startswith("\u200e") else 2)
+
+
 def test_names_are_mapped_whether_or_not_anything_is_taken_out() -> None:
     assert Redactor([], {"Ann Lee": "A.", "Ann": "A."})("Ann Lee, Ann, Anna") == "A., A., Anna"
     assert Redactor(["names"], {"Bob": "B."}, ["Bob", "Cem"])("Bob and Cem") == "B. and [name]"
@@ -198,6 +211,18 @@ def test_a_speaker_who_is_not_there(tmp_path: Path) -> None:
     assert not any(name in str(caught.value) for name in ("Ann", "Bob"))
     with pytest.raises(ActionError, match="did you mean 'Bob Roy'"):
         act(tmp_path / "b", export(20), speaker="Bob Ray")
+
+
+def test_the_traps_of_chats_are_named(tmp_path: Path) -> None:
+    assert act(tmp_path / "a", export(100))[0]["warnings"] == []
+    talks = [f"[Bob] what of the {a} and of the {b}?\n[Ann] the {b} is not the {a}\n---" for a in WORDS for b in WORDS]
+    assert act(tmp_path / "b", "\n".join(talks))[0]["warnings"] == []
+    card, _, _ = act(tmp_path / "c", "\n".join(talks[:19]), half_life_days=30.0, heldout=0.4)
+    assert card["warnings"][:2] == [
+        "the export tells no times: no reply is older than another",
+        f"only {card['chat']['conversations']} conversations, each on one side as a whole: the sides are coarse",
+    ]
+    assert (card["chat"]["from"], card["chat"]["forgotten"]) == (None, 0)
 
 
 def test_a_short_chat_is_refused(tmp_path: Path) -> None:

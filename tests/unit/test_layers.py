@@ -59,7 +59,7 @@ ALLOWED: dict[str, set[str]] = {
     "doctor": BELOW | {"build", "versions", "pins"},
     "cli": {
         *("build", "edited", "compiled", "sweep", "versions", "pins", "watch", "doctor", "cache", "report", "errors"),
-        *("noop", "snapshots", "learned", "personafile", "serve"),
+        *("noop", "snapshots", "learned", "memory", "personafile", "serve"),
     },
     "__main__": {"cli"},
     "__init__": set(),
