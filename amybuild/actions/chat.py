@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from amybuild.actions.context import ActionContext
@@ -15,6 +15,7 @@ from amybuild.memory.chat.message import Message
 from amybuild.memory.chat.windows import Window, Windows, windows
 
 DAY = 86400.0
+FEW = 20  # conversations
 
 
 def run(ctx: ActionContext) -> None:
@@ -37,7 +38,8 @@ def run(ctx: ActionContext) -> None:
     kept = sorted(chosen, key=lambda one: drawn("kept", one.reply))[: params["max_examples"]]
     made = split((one.example, drawn("heldout", one.conversation) < heldout) for one in kept)
     check_size("chat", made, least, pairs=False)
-    write(ctx, made, _about(kinds, messages, found, len(chosen), redacted))
+    about = _about(kinds, messages, found, len(chosen), redacted)
+    write(ctx, made, {"chat": about}, _notes(about, bool(params["half_life_days"])))
 
 
 def recent(found: Sequence[Window], half_life: float) -> list[Window]:
@@ -75,15 +77,21 @@ def _about(
     ends = (min(times), max(times)) if times else ()
     days = [datetime.datetime.fromtimestamp(time, datetime.UTC).date().isoformat() for time in ends]
     return {
-        "chat": {
-            "formats": list(kinds),
-            "messages": len(messages),
-            "people": len({one.sender for one in messages}),
-            "conversations": len({one.conversation for one in found}),
-            "windows": len(found),
-            "forgotten": len(found) - chosen,
-            "from": days[0] if days else None,
-            "to": days[1] if days else None,
-            "redacted": redacted,
-        }
+        "formats": list(kinds),
+        "messages": len(messages),
+        "people": len({one.sender for one in messages}),
+        "conversations": len({one.conversation for one in found}),
+        "windows": len(found),
+        "forgotten": len(found) - chosen,
+        "from": days[0] if days else None,
+        "to": days[1] if days else None,
+        "redacted": redacted,
     }
+
+
+def _notes(about: Mapping[str, Any], recent_first: bool) -> Iterator[str]:
+    """Warnings about the traps of chats."""
+    if recent_first and about["from"] is None:
+        yield "the export tells no times: no reply is older than another"
+    if about["conversations"] < FEW:
+        yield f"only {about['conversations']} conversations, each on one side as a whole: the sides are coarse"

@@ -43,11 +43,11 @@ def run(ctx: ActionContext) -> None:
     write(ctx, made)
 
 
-def write(ctx: ActionContext, made: Split, more: Mapping[str, Any] | None = None) -> None:
-    """The corpus's files. `more`: what else its card says."""
+def write(ctx: ActionContext, made: Split, more: Mapping[str, Any] | None = None, notes: Iterable[str] = ()) -> None:
+    """The corpus's files. `more`: what else its card says; `notes`: warnings beside those about every corpus."""
     (ctx.out / "train.jsonl").write_bytes(lines(made.train))
     (ctx.out / "heldout.jsonl").write_bytes(lines(made.held))
-    (ctx.out / "card.json").write_bytes(canonical(card(made, more)) + b"\n")
+    (ctx.out / "card.json").write_bytes(canonical(card(made, more, notes)) + b"\n")
     ctx.progress(1, 1)
 
 
@@ -82,20 +82,20 @@ def numbers(params: Mapping[str, Any]) -> tuple[float, int]:
 def check_size(names: str, made: Split, least: int, pairs: bool = True) -> None:
     """ActionError when there is too little to train on or to measure by; `pairs`: measured are rejected replies too."""
     train, held = made.train, made.held
-    total = len(train) + len(held)
+    total, more = len(train) + len(held), "write more dialogues" if pairs else "take a longer export"
     if total < least:
         what = f"{total} different examples, fewer than min_examples = {least}"
-        raise ActionError(what, where=names, remedy=f"write {least - total} more dialogues or lower min_examples")
+        missing = f"write {least - total} more dialogues" if pairs else more
+        raise ActionError(what, where=names, remedy=f"{missing} or lower min_examples")
     if len(train) < MIN_TRAIN:
         what = f"{len(train)} examples to train on, fewer than {MIN_TRAIN} (of {total} in all)"
-        raise ActionError(what, where=names, remedy="write more dialogues or lower 'heldout' in the recipe")
+        raise ActionError(what, where=names, remedy=f"{more} or lower 'heldout' in the recipe")
     count = sum(bool(one.rejected) for one in held) if pairs else len(held)
     if count < MIN_PAIRS:
         kind = " with a rejected reply" if pairs else ""
         what = f"{count} held-out examples{kind}, fewer than {MIN_PAIRS} (of {total} in all)"
-        more = "add 'Not:' lines to more dialogues, write more of them" if pairs else "take a longer export"
-        remedy = f"{more}, or raise 'heldout' in the recipe"
-        raise ActionError(what, where=names, remedy=remedy)
+        remedy = "add 'Not:' lines to more dialogues, write more of them," if pairs else f"{more},"
+        raise ActionError(what, where=names, remedy=f"{remedy} or raise 'heldout' in the recipe")
 
 
 def _of_nodes(ctx: ActionContext) -> tuple[str, list[Example]]:

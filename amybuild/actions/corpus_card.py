@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from statistics import fmean, median
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from amybuild.actions.near import words
@@ -15,12 +14,12 @@ RATIO = (0.6, 1.6)  # outside, a margin per token measures length and style more
 MOST = 0.9  # of a side's replies: a shared ending is then what is learned first
 
 
-def card(split: Split, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Counts, lengths in characters and warnings; `more` is what only the source of the examples knows."""
+def card(split: Split, more: Mapping[str, Any] | None = None, notes: Iterable[str] = ()) -> dict[str, Any]:
+    """Counts, lengths in characters and warnings; `more` and `notes` are what only the source of the examples knows."""
     train, held = split.train, split.held
     every = [*train, *held]
     pairs = [(len(one.continuation), len(one.rejected[0])) for one in every if one.rejected]
-    ratio = round(fmean(a for a, _ in pairs) / fmean(b for _, b in pairs), 4) if pairs else None
+    ratio = round(sum(a for a, _ in pairs) / sum(b for _, b in pairs), 4) if pairs else None
     return {
         "train": len(train),
         "heldout": len(held),
@@ -38,7 +37,7 @@ def card(split: Split, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
             "rejected": lengths([length for _, length in pairs]),
         },
         "length_ratio": ratio,
-        "warnings": warnings(split, ratio),
+        "warnings": [*notes, *warnings(split, ratio)],
         **(more or {}),
     }
 
@@ -82,4 +81,9 @@ def same_ending(texts: Sequence[str]) -> float:
 
 def lengths(values: Sequence[int]) -> dict[str, float] | None:
     """Smallest, median and largest of some counts."""
-    return {"min": min(values), "median": median(values), "max": max(values), "sum": sum(values)} if values else None
+    if not values:
+        return None
+    ranked, half = sorted(values), len(values) // 2
+    # not by `statistics`: with what it imports it takes longer than the corpus does
+    median = ranked[half] if len(values) % 2 else (ranked[half - 1] + ranked[half]) / 2
+    return {"min": ranked[0], "median": median, "max": ranked[-1], "sum": sum(values)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -343,3 +344,15 @@ def test_what_is_said_of_a_target_that_was_asked_for_is_not_what_is_said_of_all(
     asked = plain(stamped.run("--explain", "task.listen").out)
     assert asked == plain(looked(stamped, "--explain", "task.listen").out)
     assert "components as they were" in asked
+
+
+def test_damage_inside_an_object_is_seen_by_the_no_op_that_looks_at_it(stamped: Space) -> None:
+    """No folder shows it: of a small project every object is looked at, of a large one some, other ones each time."""
+    store = stamped.root / "cache/v1"
+    listing = json.loads(first(store / "trees").read_bytes())
+    digest = next(one[0] for one in listing["files"].values() if one[1])
+    path = store / "objects" / digest[:2] / digest
+    path.chmod(0o644)
+    rewrite(path, lambda data: bytes([data[0] ^ 1]) + data[1:])
+    assert known(stamped) is None
+    assert "was damaged" in stamped.run().err

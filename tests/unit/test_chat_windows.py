@@ -200,6 +200,18 @@ def test_a_speaker_who_is_not_there(tmp_path: Path) -> None:
         act(tmp_path / "b", export(20), speaker="Bob Ray")
 
 
+def test_the_traps_of_chats_are_named(tmp_path: Path) -> None:
+    assert act(tmp_path / "a", export(100))[0]["warnings"] == []
+    talks = [f"[Bob] what of the {a} and of the {b}?\n[Ann] the {b} is not the {a}\n---" for a in WORDS for b in WORDS]
+    assert act(tmp_path / "b", "\n".join(talks))[0]["warnings"] == []
+    card, _, _ = act(tmp_path / "c", "\n".join(talks[:19]), half_life_days=30.0, heldout=0.4)
+    assert card["warnings"][:2] == [
+        "the export tells no times: no reply is older than another",
+        f"only {card['chat']['conversations']} conversations, each on one side as a whole: the sides are coarse",
+    ]
+    assert (card["chat"]["from"], card["chat"]["forgotten"]) == (None, 0)
+
+
 def test_a_short_chat_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ActionError, match="3 different examples, fewer than min_examples = 8"):
         act(tmp_path, export(3))

@@ -391,3 +391,25 @@ def killed_at(root: Path, at: int) -> None:
 def test_numbers() -> None:
     shared: Iterable[bytes] = files(1).values()
     assert len({*shared, *files(4).values()}) == 4, "results share objects, or these tests show nothing"
+
+
+def test_what_a_running_build_holds_by_the_name_of_an_earlier_one_stays(tmp_path: Path) -> None:
+    """One line for all results of a build: what a build after an edit relies on."""
+    cache = Cache(tmp_path)
+    record = cache.build("a", 1, 2)
+    store = Store(cache.cache)
+    store.begin()
+    with store.guard():
+        store.hold(f"build {cache.history.id} {record.hash}")
+    cache.build("b", 3)
+    collect(cache.cache, keep=1)
+    assert cache.here() == {1, 2, 3}
+    store.close()
+    collect(cache.cache, keep=1)
+    assert cache.here() == {3}
+    store.begin()
+    with store.guard():
+        store.hold(f"build {cache.history.id} {'f' * 64}")
+    with pytest.raises(CacheDamage):  # nobody can say what it is that is held
+        collect(cache.cache, keep=1)
+    store.close()
