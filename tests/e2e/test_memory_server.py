@@ -202,7 +202,7 @@ def test_a_build_that_is_told_to_stop_leaves_no_server(served: Space) -> None:
     while starts(served) == 0:
         time.sleep(0.05)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
