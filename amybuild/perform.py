@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amybuild.graph.rules import RULES
+from amybuild.graph.rules import MODULES, RULES
 
 if TYPE_CHECKING:
     from amybuild.execute.job import Job
@@ -24,7 +24,7 @@ def rule_function(rule: str) -> Callable[[Any], None]:
     module, _, function = RULES[rule].entry.partition(":")
     with _IMPORTS:
         for library in RULES[rule].libraries:
-            importlib.import_module(library)
+            importlib.import_module(MODULES.get(library, library))
         found: Callable[[Any], None] = getattr(importlib.import_module(module), function)
     return found
 

@@ -21,13 +21,12 @@ def pack(nodes: Iterable[Node]) -> dict[str, bytes]:
     """File name -> its lines (`Node.canonical`), sorted by key. The same nodes are the same bytes in any order."""
     ordered = sorted((node.key, node.canonical()) for node in nodes)  # not the nodes: texts would be there twice
     digits = (len(ordered) >= _FEW) + (len(ordered) >= _MANY)
-    files: dict[str, bytearray] = {}
+    files: dict[str, list[bytes]] = {}
     for key, line in ordered:
         part = digest_bytes(key.encode())[:digits]
-        file = files.setdefault(f"nodes-{part}.jsonl" if part else "nodes.jsonl", bytearray())
-        file += line
-        file += b"\n"
-    return {name: bytes(file) for name, file in files.items()}
+        files.setdefault(f"nodes-{part}.jsonl" if part else "nodes.jsonl", []).append(line)
+    del ordered  # each line goes when its file is joined
+    return {name: b"\n".join([*files.pop(name), b""]) for name in sorted(files)}
 
 
 def shelve(files: Mapping[str, str], reading: Reading) -> Shelf:

@@ -52,11 +52,10 @@ def _rooms(value: Any) -> list[dict[str, Any]]:
 
 def _text(value: Any) -> str:
     """A text is a string, or a list of strings and of pieces such as links with a ``text``."""
-    if isinstance(value, list):
-        return "".join(map(_text, value))
-    if isinstance(value, dict):
-        value = value.get("text")
-    return value if isinstance(value, str) else ""
+    pieces = [
+        one.get("text") if isinstance(one, dict) else one for one in (value if isinstance(value, list) else [value])
+    ]
+    return "".join(one for one in pieces if isinstance(one, str))
 
 
 def _time(one: dict[str, Any], where: str) -> float:

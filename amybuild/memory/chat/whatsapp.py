@@ -17,7 +17,7 @@ _BEGIN = re.compile(rf"(?:\[{_WHEN}\]\s?|{_WHEN}\s+[-\u2013]\s)(.*)", re.DOTALL)
 _SENDER = re.compile(
     r"([^:\"\u201c\u201d\u201e\u00ab\u00bb\n]{1,120}?):(?: (.*)|$)", re.DOTALL
 )  # quotes: a new subject
-_EDITED = re.compile(r"\s*(?:\u200e<[^<>\n]+>|<This message was edited>)\s*\Z")
+_EDITED = re.compile(r"(?:\u200e<[^<>\n]+>|<This message was edited>)\s*\Z")
 _NOT_SAID = re.compile(r"<[^<>\n]{3,80}>|null")  # <Media omitted> in any language, <attached: …>
 _FILE = re.compile(r"\S{1,160}\.[A-Za-z0-9]{2,5} \([^()\n]{3,60}\)(?:\n|\Z)")  # IMG-1.jpg (file attached)
 _DELETED = re.compile(
