@@ -85,6 +85,17 @@ def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> d
     return found
 
 
+def _measured_readout(store: Store, outputs: Mapping[str, str]) -> dict[str, Any]:
+    """What quality.json and drift.json say of the readout, in short."""
+    quality = _json(store, outputs["readout/quality"], "quality.json")
+    drift = _json(store, outputs["persona/drift"], "drift.json")
+    told = ("auc", "auc_interval", "auc_bow", "flags")
+    concepts = {name: {key: one[key] for key in told} for name, one in quality.get("concepts", {}).items()}
+    for name, one in drift.get("concepts", {}).items():
+        concepts[name] |= {"drift": one["lost"]}
+    return {"median_auc": quality.get("median_auc"), "quality": concepts, "drifted": drift.get("drifted", [])}
+
+
 def _texts(store: Store, direction: Steer | Readout, outputs: Mapping[str, str]) -> dict[str, Any]:
     """The card of the texts that a direction was found from, where there is one; counts, no text."""
     card = _json(store, outputs[f"{direction.target}/labels"], "card.json")
@@ -130,7 +141,7 @@ def link_map(
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
         "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
-        | (_texts(store, persona.readout, outputs) if persona.readout else {}),
+        | (_texts(store, persona.readout, outputs) | _measured_readout(store, outputs) if persona.readout else {}),
         "verification": _verification(store, outputs["persona/verify"], targets),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
@@ -324,6 +335,13 @@ def _export(store: Store, info: Mapping[str, Any], folder: Path) -> None:
         store.export(outputs["readout/vectors"], folder)
     for entry in info["steering"]:
         store.export(entry["digest"], folder / "steering" / entry["name"])
+    places = {
+        "readout": folder,
+        **{f"steer.{one['name']}": folder / "steering" / one["name"] for one in info["steering"]},
+    }
+    for target, place in places.items():
+        if f"{target}/quality" in outputs:
+            store.export(outputs[f"{target}/quality"], place)
     _index(folder)
 
 

@@ -97,10 +97,11 @@ def execute(
         shown(Event("note", fields={"text": f"{event.action}: {event.fields['error']}"}) if again else event)
 
     def perform(job: Job, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
-        # what has a result is made again as a whole, to be compared with it: not from where some run was stopped
+        # what has a result is made again as a whole, to be compared with it: not from where some run was stopped, and
+        # not from what one remembered
         again = work.cache.record(job.key) is not None
         unfinished = None if again else work.store.root / "checkpoints" / job.key
-        run_job(job, inputs, out, progress, work.store.root / "memo", unfinished)
+        run_job(job, inputs, out, progress, None if again else work.store.root / "memo", unfinished)
 
     options = work.options
     executor = LocalExecutor(

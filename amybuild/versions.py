@@ -137,7 +137,7 @@ def _put_back(
     cache = ActionCache(store)
     needed = []
     for id, (key, output) in sorted(record.actions.items()):
-        if id.startswith("checkpoint/") or id.endswith("/vectors"):
+        if id.startswith("checkpoint/") or id.endswith(("/vectors", "/quality")):
             cache.lookup(key)  # which may bring it from elsewhere
             if store.tree(output) is None:
                 needed.append(id)

@@ -17,7 +17,7 @@ ISLAND = 0.8  # of the positives, and at most the rest of the negatives: then a 
 FORMATS: Mapping[str, re.Pattern[str]] = {
     "in the first person": re.compile(r"(?<![\w'\u2019])(?:I|I['\u2019]\w+|[Mm]y|[Mm]e|[Mm]yself)(?![\w'\u2019])"),
     "addressed to you": re.compile(r"(?<!\w)[Yy]ou(?!\w)"),
-    "written as turns": re.compile(r"(?:^|\n)\s*[A-Z][\w ]{0,20}: "),
+    "written as turns": re.compile(r"(?:^|\n)[ \t]*[A-Z][\w ]{0,20}: "),
     "marked up": re.compile(r"<\||\*\*|`|^#|</?\w+>"),
     "a question": re.compile(r"\?[\"'\u201d\u2019)]*\s*\Z"),
 }

@@ -7,7 +7,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -37,19 +36,42 @@ class LocalExecutor:
     ) -> None:
         self.store, self.runner = store, runner
         self.progress, self.host, self.source_digest = progress, host, source_digest
-        self._pool = ThreadPoolExecutor(max(1, jobs), thread_name_prefix="action")
-        self._jobs: dict[str, tuple[Future[Result | Failure], threading.Event]] = {}
+        # plain threads: a pool from the library imports logging, which takes longer than a small action does
+        self._free = threading.Semaphore(max(1, jobs))
+        self._jobs: dict[str, tuple[threading.Thread, threading.Event]] = {}
+        self._done: dict[str, Result | Failure | Exception] = {}
+        self._news = threading.Condition()
         self._numbers = count()
 
     def submit(self, job: Job) -> str:
         handle, stop = f"{next(self._numbers)}", threading.Event()
-        self._jobs[handle] = (self._pool.submit(self._ended, job, stop), stop)
+        thread = threading.Thread(target=self._work, args=(handle, job, stop), name=f"action {job.id}")
+        self._jobs[handle] = (thread, stop)
+        thread.start()
         return handle
 
+    def _work(self, handle: str, job: Job, stop: threading.Event) -> None:
+        ended: Result | Failure | Exception
+        with self._free:
+            try:
+                ended = self._ended(job, stop)
+            except Exception as error:  # who wants to see a traceback sees it where it is polled
+                ended = error
+        with self._news:
+            self._done[handle] = ended
+            self._news.notify_all()
+
     def poll(self, handles: Collection[str], timeout: float) -> dict[str, Result | Failure]:
-        futures = {self._jobs[handle][0]: handle for handle in handles}
-        finished, _ = wait(futures, timeout=timeout, return_when=FIRST_COMPLETED)
-        return {futures[future]: future.result() for future in finished}  # again, to who was interrupted as it was told
+        found: dict[str, Result | Failure] = {}
+        with self._news:
+            self._news.wait_for(lambda: any(handle in self._done for handle in handles), timeout)
+            for handle in handles:  # again, to who was interrupted as it was told
+                ended = self._done.get(handle)
+                if isinstance(ended, Exception):
+                    raise ended
+                if ended is not None:
+                    found[handle] = ended
+        return found
 
     def cancel(self, handle: str) -> None:
         self._jobs[handle][1].set()
@@ -61,7 +83,8 @@ class LocalExecutor:
         """Wait for what still runs, and end the threads."""
         for _, stop in self._jobs.values():
             stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for thread, _ in self._jobs.values():
+            thread.join()
 
     def _ended(self, job: Job, stop: threading.Event) -> Result | Failure:
         try:

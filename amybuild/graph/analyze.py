@@ -14,7 +14,7 @@ from amybuild.memory.graph import AskedGraph, MemoryGraph
 from amybuild.memory.node import Node, cut
 from amybuild.memory.query import QueryError
 from amybuild.memory.text import inside
-from amybuild.personafile.schema import Base, Persona, Recipe, Steer, Task, Texts
+from amybuild.personafile.schema import Base, Persona, Readout, Recipe, Steer, Task, Texts
 
 _CORPUS = ("heldout", "min_examples")
 _TRAIN = (
@@ -27,8 +27,9 @@ _TRAIN = (
 _VERIFY = ("max_tokens", "dtype", "device", "threads")
 _TEXTS = ("min_chars",)
 _LABELS = ("min_score", "max_negative_mentions", "min_chars", "max_per_concept")
-_ACTIVATIONS = ("layers", "reading", "max_tokens", "batch", "dtype", "device")
-_VECTORS = ("layers", "n_layers", "estimator")
+_ACTIVATIONS = ("layers", "reading", "max_tokens", "dtype", "device")
+_DRIFT = ("dtype", "device")
+_VECTORS = ("layers", "n_layers", "estimator", "false_positive_rate")
 
 
 def _take(recipe: Recipe, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -63,11 +64,11 @@ class _Analysis:
         tasks = {task.name: task for task in persona.tasks}
         for task in persona.tasks:
             self._task(task, tasks)
-        for steer in persona.steers:
-            self._steer(steer)
+        products = self._checkpoint()
+        directions = [self._steer(steer) for steer in persona.steers]
         if persona.readout:
-            self._readout()
-        self._checkpoint()
+            directions += self._readout(persona.readout, products[0])
+        self.graph.whole = (*products, self._verified(products[0]), *directions)
         return self.graph
 
     def _base(self, base: Base) -> str:
@@ -192,8 +193,8 @@ class _Analysis:
         nodes = tuple(sorted((*good, *bad), key=lambda one: one.key))
         return _Read(nodes, form=form, sides={"concept": concept, "negatives": [one.key for one in bad]})
 
-    def _direction(self, target: str, read: _Read, concepts: dict[str, Any], recipe: Recipe) -> str:
-        """texts -> activations, and labels, -> vectors; for one steering target or for the readout.
+    def _direction(self, target: str, read: _Read, concepts: dict[str, Any], recipe: Recipe, model: str) -> str:
+        """texts -> activations, and labels, -> vectors -> quality: of a steering target or the readout, on `model`.
 
         Only labels know the concepts: targets that read the same texts share one pass over them.
         """
@@ -205,28 +206,38 @@ class _Analysis:
         params |= {**read.form, **read.sides, **concepts}
         labels = self.graph.add(Action(f"{target}/labels", target, "labels", params, {}, nodes, source, origins))
         params, origins = _take(recipe, _ACTIVATIONS)
-        inputs = {"base": self.base, "texts": texts}
+        inputs = {"base": model, "texts": texts, "neutral": self.neutral}
         needs = recipe.resources
         acts = self.graph.add(
             Action(f"{target}/activations", target, "activations", params, inputs, origins=origins, resources=needs)
         )
         params, origins = _take(recipe, _VECTORS)
         inputs = {"labels": labels, "activations": acts}
-        return self.graph.add(Action(f"{target}/vectors", target, "vectors", params, inputs, origins=origins))
+        vectors = self.graph.add(Action(f"{target}/vectors", target, "vectors", params, inputs, origins=origins))
+        inputs = {**inputs, "texts": texts, "vectors": vectors}
+        return self.graph.add(Action(f"{target}/quality", target, "quality", params, inputs, origins=origins))
 
     def _steer(self, steer: Steer) -> str:
         read = self._texts(steer.where, steer.query, steer.texts, steer.emotion)
         chosen = {"concepts": [steer.emotion], "top": None, "min_examples": 3}
-        return self._direction(steer.target, read, chosen, steer.recipe)
+        return self._direction(steer.target, read, chosen, steer.recipe, self.base)
 
-    def _readout(self) -> None:
-        readout = self.persona.readout
-        assert readout is not None
+    def _readout(self, readout: Readout, checkpoint: str) -> list[str]:
+        """Its quality, and its drift: how well it reads the model that it was not found on."""
         read = self._texts(readout.where, readout.query, readout.texts, "")
         chosen = {"concepts": list(readout.concepts), "top": readout.top, "min_examples": readout.min_examples}
-        self._direction("readout", read, chosen, readout.recipe)
+        model, other = (self.base, checkpoint) if readout.on == "base" else (checkpoint, self.base)
+        quality = self._direction("readout", read, chosen, readout.recipe, model)
+        params, origins = _take(readout.recipe, _DRIFT)
+        params |= {"max_drift": readout.max_drift, "drift_texts": readout.drift_texts}
+        roles = ("vectors", "labels", "activations", "texts")
+        inputs = {"other": other, **{role: f"readout/{role}" for role in roles}}
+        needs = readout.recipe.resources
+        drift = Action("persona/drift", "persona", "drift", params, inputs, origins=origins, resources=needs)
+        return [quality, self.graph.add(drift)]
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> list[str]:
+        """The link, and the adapter where one is asked for."""
         link, linked = self.persona.link, self.persona.linked()
         params = {
             "method": link.method,
@@ -245,6 +256,11 @@ class _Analysis:
             params = params | {"rank": link.adapter_rank}
             adapter = Action("checkpoint/adapter", "checkpoint", "adapter", params, inputs, after=gates)
             products.append(self.graph.add(adapter))
+        return products
+
+    def _verified(self, checkpoint: str) -> str:
+        """The linked checkpoint measured on every behaviour."""
+        linked = self.persona.linked()
         inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral}
         for task in linked:
             if task.has_dialogues:
@@ -252,11 +268,7 @@ class _Analysis:
                     inputs[f"{step}.{task.name}"] = f"{task.target}/{step}"
         longest = max((task.recipe.fields["max_tokens"] for task in linked), default=192)
         params = {"device": self.persona.neutral["device"], "max_tokens": longest}
-        final = self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
-        directions = [f"{s.target}/vectors" for s in self.persona.steers]
-        if self.persona.readout:
-            directions.append("readout/vectors")
-        self.graph.whole = (*products, final, *directions)
+        return self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
 
 
 def _source(node: Node) -> NodeSource:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 _MODEL = ("torch", "transformers", "tokenizers", "safetensors")
 _ONE_MODEL = {"model": 1}
+MODULES = {"scikit-learn": "sklearn"}  # libraries that are imported by another name than they are installed by
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ RULES: Mapping[str, Rule] = {
         Rule("texts", "amybuild.actions.texts:run"),
         Rule("labels", "amybuild.actions.labels:run"),
         Rule("activations", "amybuild.actions.activations:run", _MODEL, resources=_ONE_MODEL),
-        Rule("vectors", "amybuild.actions.vectors:run", ("torch", "safetensors")),
+        Rule("vectors", "amybuild.actions.vectors:run", ("numpy", "scikit-learn", "safetensors")),
+        Rule("quality", "amybuild.actions.quality:run", ("numpy", "scikit-learn", "safetensors")),
+        Rule("drift", "amybuild.actions.drift:run", (*_MODEL, "numpy", "scikit-learn"), resources=_ONE_MODEL),
         Rule("link", "amybuild.link.run:run", ("numpy", "numba"), resources=_ONE_MODEL),
         Rule("adapter", "amybuild.link.merged:run", ("numpy", "numba"), resources=_ONE_MODEL),
         Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, resources=_ONE_MODEL),

@@ -89,6 +89,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _prune(folder: Path) -> None:
     """Drop the files that were not written for longest."""
     with contextlib.suppress(OSError):
-        files = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
         for path in files[:-_MOST]:
             path.unlink(missing_ok=True)

@@ -33,13 +33,19 @@ def decoder_blocks(model: Any) -> Any:
     return max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()))
 
 
+class Enough(Exception):
+    """Ends a forward pass from inside, once all that is wanted of it was read."""
+
+
 @contextmanager
-def capture(model: Any, layers: Sequence[int], read: Callable[[Any], Any] | None = None) -> Iterator[dict[int, Any]]:
+def capture(
+    model: Any, layers: Sequence[int], read: Callable[[Any], Any] | None = None, *, stop: bool = False
+) -> Iterator[dict[int, Any]]:
     """Inside the block every forward pass fills the dict: layer (0-based) -> read(output of that block).
 
     The output is the residual stream [batch, tokens, hidden] as the block leaves it: for the last block this is before
-    the final norm, unlike the last of `hidden_states`. Without `read` it is kept whole (detached). InputError for a
-    layer the model does not have.
+    the final norm, unlike the last of `hidden_states`. Without `read` it is kept whole (detached). With `stop` the pass
+    raises `Enough` behind the last of `layers`. InputError for a layer the model does not have.
     """
     blocks = decoder_blocks(model)
     for layer in layers:
@@ -48,11 +54,14 @@ def capture(model: Any, layers: Sequence[int], read: Callable[[Any], Any] | None
                 f"no block {layer} in this model", where="layers", remedy=f"blocks are counted 0 to {len(blocks) - 1}"
             )
     found: dict[int, Any] = {}
+    last = max(layers, default=-1)
 
     def hook_of(layer: int) -> Callable[[Any, Any, Any], None]:
         def hook(_module: Any, _args: Any, output: Any) -> None:
             hidden = (output[0] if isinstance(output, tuple) else output).detach()
             found[layer] = read(hidden) if read else hidden
+            if stop and layer == last:
+                raise Enough
 
         return hook
 

@@ -168,10 +168,12 @@ def _readout(table: Table, book: RecipeBook) -> Readout:
     if texts and "query" in table.data:
         raise table.fail(f"'{texts.form}' says which texts already", "query", "remove one of the two")
     recipe = book.resolve(table.take("recipe", str, "caa"), "steer", table)
+    on = table.one_of("on", ("base", "persona"), "base")
+    max_drift = table.within("max_drift", float, 0.05, lambda v: 0 <= v <= 1, "must lie between 0 and 1")
+    most = table.within("drift_texts", int, 100, *_at_least(0))
     table.done()
-    return Readout(
-        table.at(), tuple(dict.fromkeys(c.lower() for c in concepts)), top, min_examples, query, recipe, texts
-    )
+    named = tuple(dict.fromkeys(c.lower() for c in concepts))
+    return Readout(table.at(), named, top, min_examples, query, recipe, texts, on, max_drift, most)
 
 
 def _link(table: Table, tasks: Sequence[Task], variant: Variant) -> Link:

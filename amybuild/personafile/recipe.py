@@ -46,6 +46,7 @@ def share() -> dict[str, Any]:
 _DTYPE = one_of("float32", "bfloat16", "float16")
 _DEVICE = one_of("auto", "cpu", "cuda")
 _SHARE = share()
+_ESTIMATORS = ("mean", "neutral", "lda", "partial", "linear", "pca", "logistic", "logistic_l1")
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {
     "task": {
@@ -93,14 +94,14 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "max_negative_mentions": Field(int, 0, **at_least(0)),
         "min_chars": Field(int, 40, **at_least(1)),
         "max_per_concept": Field(int, 500, **at_least(3)),
-        "reading": Field(str, "mean", **one_of("mean", "last")),
+        "reading": Field(str, "mean", **one_of("mean", "last", "answer")),
         "max_tokens": Field(int, 256, **at_least(8)),
-        "batch": Field(int, 8, **at_least(1)),
         "dtype": Field(str, "float32", **_DTYPE),
         "device": Field(str, "auto", **_DEVICE),
         "layers": Field(object, "auto"),
         "n_layers": Field(int, 3, **at_least(1)),
-        "estimator": Field(str, "mean", **one_of("mean")),
+        "estimator": Field(str, "auto", **one_of("auto", *_ESTIMATORS)),
+        "false_positive_rate": Field(float, 0.05, **_SHARE),
     },
 }
 

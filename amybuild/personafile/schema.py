@@ -143,7 +143,7 @@ class Steer:
 
 @dataclass(frozen=True)
 class Readout:
-    """Which emotions the product reads, from which nodes, at which blocks."""
+    """Which emotions the product reads, from which nodes, at which blocks, found on which model."""
 
     where: str
     concepts: tuple[str, ...]
@@ -152,6 +152,9 @@ class Readout:
     query: str
     recipe: Recipe
     texts: Texts | None = None  # stories or pairs; else tagged memories
+    on: str = "base"  # | "persona": the model whose activations directions are found on
+    max_drift: float = 0.05  # of a concept's AUC, from that model to the other
+    drift_texts: int = 100  # at most so many are read in the other model; 0: all
     target: str = "readout"
 
 

@@ -68,7 +68,13 @@ def test_a_flip_that_only_the_action_meets_is_made_again_too(built: Space, monke
     monkeypatch.setattr(Store, "view", view)
     built.edit("Personafile.toml", "alpha = 1.0", "alpha = 0.9")
     result = built.build()
-    assert result.ran == {"task.listen/train", "task.listen/verify", "checkpoint/link", "persona/verify"}
+    assert result.ran == {
+        "task.listen/train",
+        "task.listen/verify",
+        "checkpoint/link",
+        "persona/verify",
+        "persona/drift",
+    }
     assert not [event for event in result.events if event["event"] == "failed"]
     assert built.build().ran == set()
 
@@ -127,7 +133,9 @@ def test_gc_keeps_what_the_last_builds_and_pins_need(built: Space) -> None:
     assert [run[name] for name in ("files", "freed", "records")] == [
         dry[name] for name in ("files", "freed", "records")
     ]
-    assert {row["action"] for row in run["records"]} == {"checkpoint/link", "persona/verify", "persona/product"}
+    assert {row["action"] for row in run["records"]} == {
+        *("checkpoint/link", "persona/verify", "persona/drift", "persona/product")
+    }
     assert run["freed"] > 0
     assert built.build().ran == set()
     assert built.run("checkout", "first").code == 0
@@ -136,7 +144,7 @@ def test_gc_keeps_what_the_last_builds_and_pins_need(built: Space) -> None:
     assert built.build().ran == set()
     assert built.build().summary["build"] == first
     built.edit("Personafile.toml", "density = 0.5", "density = 0.4")
-    assert built.build().ran == {"checkpoint/link", "persona/verify"}, "that one was collected"
+    assert built.build().ran == {"checkpoint/link", "persona/verify", "persona/drift"}, "that one was collected"
 
 
 def test_gc_says_it_in_words(built: Space) -> None:
@@ -158,7 +166,7 @@ def test_a_build_beside_collections_comes_out_as_without(space: Space) -> None:
         time.sleep(0.2)
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert len(json.loads(out.splitlines()[-1])["ran"]) == 19
+    assert len(json.loads(out.splitlines()[-1])["ran"]) == 22
     assert collections > 5
     assert fsck(space)["clean"]
     assert space.build().ran == set()
@@ -176,5 +184,5 @@ def test_a_collection_between_plan_and_build_is_no_error(built: Space, monkeypat
         return real(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "build", build)
-    assert len(built.build().ran) == 19
+    assert len(built.build().ran) == 22
     assert built.build().ran == set()

@@ -29,7 +29,7 @@ def test_log_show_and_diff(built: Space) -> None:
         assert word in shown
     assert built.run("show", "@~2").out == shown
     data = json.loads(built.run("diff", first, second, "--json").out)
-    assert set(data["actions"]) == {"task.listen/verify", "checkpoint/link", "persona/verify"}
+    assert set(data["actions"]) == {"task.listen/verify", "checkpoint/link", "persona/verify", "persona/drift"}
     assert "the same build" in built.run("diff", first, first).out
     text = built.run("diff", first[:8], "@").out
     for line in ("    +Assistant: What is it about your boat that weighs on you?", "task.listen alpha 1.0 -> 0.7"):
@@ -58,7 +58,9 @@ def test_a_build_that_is_not_there_is_told(built: Space) -> None:
     shutil.rmtree(built.root / "cache/v1/trees")
     result = built.run("checkout", "before")
     assert result.code == 1
-    assert "checkpoint/link, readout/vectors, steer.joy/vectors of build" in result.err
+    assert (
+        "checkpoint/link, readout/quality, readout/vectors, steer.joy/quality, steer.joy/vectors of build" in result.err
+    )
     assert "AMYBUILD_CACHE" in result.err
 
 

@@ -7,12 +7,12 @@ import json
 from tests.harness import Space
 
 ALL_OF_LISTEN = {f"task.listen/{step}" for step in ("corpus", "train", "baseline", "verify")}
-JOIN = {"checkpoint/link", "persona/verify"}
+JOIN = {"checkpoint/link", "persona/verify", "persona/drift"}
 
 
 def test_the_first_build_runs_everything_and_the_second_nothing(space: Space) -> None:
     first = space.build()
-    assert len(first.ran) == 19  # steer.joy/texts is readout/texts
+    assert len(first.ran) == 22  # steer.joy/texts is readout/texts
     assert (space.product / "model.safetensors").is_file()
     second = space.build()
     assert second.ran == set()
@@ -71,17 +71,30 @@ def test_a_new_density_links_again_only(built: Space) -> None:
 def test_a_journal_edit_touches_readouts_only(built: Space) -> None:
     built.edit("memory/j-00.md", "from the first hour", "from the early hour")
     ran = built.build().ran
-    assert {a for a in ran if not a.endswith("/texts")} == {
-        f"{t}/{a}" for t in ("steer.joy", "readout") for a in ("labels", "activations", "vectors")
+    assert {a for a in ran if not a.endswith("/texts")} == {"persona/drift"} | {
+        f"{t}/{a}" for t in ("steer.joy", "readout") for a in ("labels", "activations", "vectors", "quality")
     }
-    assert len(ran) == 7  # both read the same texts: whoever comes first makes them
+    assert len(ran) == 10  # both read the same texts: whoever comes first makes them
+
+
+def test_readouts_found_on_the_persona_follow_it_and_those_on_the_base_do_not(built: Space) -> None:
+    built.edit("Personafile.toml", "layers = [1, 2]", 'layers = [1, 2]\non = "persona"')
+    ran = built.build().ran
+    assert ran == {"persona/drift"} | {f"readout/{a}" for a in ("activations", "vectors", "quality")}
+    built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
+    assert built.build().ran == JOIN | {f"readout/{a}" for a in ("activations", "vectors", "quality")}
+    info = json.loads((built.product / "persona.json").read_text())
+    assert set(info["readout"]["quality"]) == {"joy", "worry"}
+    assert "drift" in info["readout"]["quality"]["joy"]
+    assert json.loads((built.product / "quality.json").read_text())["order"] == ["joy", "worry"]
+    assert (built.product / "steering/joy/quality.json").is_file()
 
 
 def test_a_changed_tag_costs_no_forward_pass(built: Space) -> None:
     built.edit("memory/j-00.md", "joy:9 worry:2", "joy:9 worry:9")
     ran = built.build().ran
     assert not any("activations" in a for a in ran)
-    assert {"readout/labels", "readout/vectors"} <= ran
+    assert {"readout/labels", "readout/vectors", "readout/quality"} <= ran
 
 
 def test_a_recipe_change_retrains_its_tasks(built: Space) -> None:
@@ -109,7 +122,7 @@ def test_force_runs_a_cached_target_and_gets_the_same_bytes(built: Space) -> Non
 
 
 def test_check_reruns_everything_and_finds_no_difference(built: Space) -> None:
-    assert len(built.build("--check").ran) == 19, "20 actions, and two of them are one: the same key"
+    assert len(built.build("--check").ran) == 22, "23 actions, and two of them are one: the same key"
 
 
 def test_one_target_builds_what_it_needs_and_no_more(space: Space) -> None:

@@ -65,7 +65,7 @@ def test_an_adapter_is_linked_like_the_vector_it_is(built: Space) -> None:
     wanted = (built.product / "model.safetensors").read_bytes()
     add(built, "adapter")
     result = built.build("--only", "other")
-    assert result.ran == {"task.other/adopt", "task.other/verify", "checkpoint/link", "persona/verify"}
+    assert result.ran == {"task.other/adopt", "task.other/verify", "checkpoint/link", "persona/verify", "persona/drift"}
     assert (built.product / "model.safetensors").read_bytes() == wanted
     found = verified(built)
     assert found["neutral_kl"] > 0  # type: ignore[operator]
@@ -92,7 +92,13 @@ def test_a_changed_file_is_adopted_again_and_another_file_changes_nothing(built:
     assert built.build().ran == {"task.other/adopt"}
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({name: value * 1.5 for name, value in tensors.items()}, folder / "adapter_model.safetensors")
-    assert built.build().ran == {"task.other/adopt", "task.other/verify", "checkpoint/link", "persona/verify"}
+    assert built.build().ran == {
+        "task.other/adopt",
+        "task.other/verify",
+        "checkpoint/link",
+        "persona/verify",
+        "persona/drift",
+    }
 
 
 # checkpoints
@@ -139,7 +145,12 @@ def test_a_vectors_own_scale_reaches_its_link_and_its_measurement(built: Space) 
         'adapter = "models/other"',
         'adapter = "models/other"\nscale = [{match = "*", factor = 0.0}]',
     )
-    assert built.build("--only", "other").ran == {"task.other/verify", "checkpoint/link", "persona/verify"}
+    assert built.build("--only", "other").ran == {
+        "task.other/verify",
+        "checkpoint/link",
+        "persona/verify",
+        "persona/drift",
+    }
     assert verified(built)["neutral_kl"] == pytest.approx(0, abs=1e-6) != whole
 
 

@@ -43,13 +43,18 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
         "task.steady/combine": [base, "task.close/train", "task.listen/train"],
         "task.steady/verify": sorted([base, neutral, "task.steady/combine"]),
         "steer.joy/texts": [],
-        "steer.joy/activations": [base, "steer.joy/texts"],
+        "steer.joy/activations": [base, neutral, "steer.joy/texts"],
         "steer.joy/labels": [],
         "steer.joy/vectors": ["steer.joy/activations", "steer.joy/labels"],
+        "steer.joy/quality": ["steer.joy/activations", "steer.joy/labels", "steer.joy/texts", "steer.joy/vectors"],
         "readout/texts": [],
-        "readout/activations": [base, "readout/texts"],
+        "readout/activations": [base, neutral, "readout/texts"],
         "readout/labels": [],
         "readout/vectors": ["readout/activations", "readout/labels"],
+        "readout/quality": ["readout/activations", "readout/labels", "readout/texts", "readout/vectors"],
+        "persona/drift": [
+            *("checkpoint/link", "readout/activations", "readout/labels", "readout/texts", "readout/vectors"),
+        ],
         "checkpoint/link": sorted(
             [
                 *(base, "task.listen/train", "task.close/train", "task.steady/combine"),

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from amybuild.actions import chat
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError
+from amybuild.memory.chat.formats import read_chat
 from amybuild.memory.chat.message import Message
-from amybuild.memory.chat.redact import KINDS, Redactor
+from amybuild.memory.chat.redact import KINDS, Redactor, says_nothing
 from amybuild.memory.chat.windows import Windows, conversations, windows
 
 HOUR = 3600.0
@@ -112,6 +113,18 @@ def test_what_is_taken_out(text: str, without: str) -> None:
     assert redactor(text) == without
     assert sum(redactor.counts.values()) == without.count("[")
     assert Redactor([], {})(text) == text.replace("\u2068", "")
+
+
+LONG = ["a", " ", "1", "a.", "@", "[", "\u200e<", "1 "]
+
+
+@pytest.mark.parametrize("text", [one * (300_000 // len(one)) + "x" for one in LONG], ids=LONG)
+def test_a_message_of_any_length_is_read_in_one_go(tmp_path: Path, text: str) -> None:
+    assert len(Redactor(KINDS, {"Bob": "B."}, ["Will Smith"])(text)) <= len(text) * 4
+    assert not says_nothing(text + "x")
+    day = f"31/12/20, 10:00 - Bob: {text}\n31/12/20, 10:01 - Ann: {text} <\n"
+    (tmp_path / "x.txt").write_text(day)
+    assert len(read_chat(tmp_path / "x.txt", "chat")[1]) == (0 if text.startswith("\u200e") else 2)
 
 
 def test_names_are_mapped_whether_or_not_anything_is_taken_out() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 KINDS = ("urls", "emails", "handles", "phones", "names")  # in this order: an address holds what looks like a handle
+# each begins where nothing of its kind stands before: a message of a million letters is read once
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"]+", re.IGNORECASE)
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _HANDLE = re.compile(r"(?<![\w@])@(?:\u2068[^\u2068\u2069\n]+\u2069|[A-Za-z0-9_][\w.]{1,31})")
