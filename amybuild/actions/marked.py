@@ -120,6 +120,8 @@ def _pair(line: str, where: str) -> tuple[str, int, str]:
     emotion, text, sign = value["emotion"], value["text"], _POLARITY.get(str(value["polarity"]).lower())
     if not isinstance(emotion, str) or not emotion.strip() or not isinstance(text, str) or sign is None:
         raise InputError("a value of another type", where=where, remedy=f"a line is {_SHAPE}")
+    if not emotion.strip().isprintable():
+        raise InputError("not the name of an emotion", where=where, remedy="a name is one line of printable text")
     try:
         text.encode()
     except UnicodeEncodeError:

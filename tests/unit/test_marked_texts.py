@@ -147,6 +147,7 @@ def test_pairs_are_labelled(tmp_path: Path) -> None:
         ('{"emotion": "calm", "polarity": 1, "text": "hush", "txet": 1}', "did you mean 'text'"),
         ("hush", "p.jsonl:10: not JSON"),
         (json.dumps({**PAIRS[0], "polarity": "negative", "emotion": "calm"}), "p.jsonl:10: this text is both"),
+        ('{"emotion": "ca\\nlm", "polarity": 1, "text": "hush"}', "not the name of an emotion"),
         ('{"emotion": "calm", "polarity": 1, "text": "hush \\ud800"}', "surrogate"),
     ],
 )
