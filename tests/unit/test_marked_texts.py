@@ -171,6 +171,7 @@ def test_dialogues_are_wanted_against_unwanted_replies(tmp_path: Path) -> None:
     assert marks[by_text["User: The 0?\n\nAssistant: Sell 0."]] == -1
     assert marks[by_text["User: Grit?\n\nAssistant: 240."]] == -1, "in a counter case the behaviour should not show"
     assert (len(rows), sum(marks.values())) == (10, 0)
+    assert {row["text"][row["answer"] :] for row in found} >= {"What of 0?", "Sell 0.", "240."}
 
 
 def test_two_queries_are_two_sides(tmp_path: Path) -> None:
