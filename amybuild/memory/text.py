@@ -73,7 +73,8 @@ def _unreadable(where: str) -> Callable[[OSError], None]:
     """For `os.walk`, which passes over a folder that it may not read: what is in there must not go unnoticed."""
 
     def told(error: OSError) -> None:
-        remedy = "check its permissions"
-        raise InputError(f"a folder in it cannot be read: {error.strerror}", where=where, remedy=remedy) from None
+        if not isinstance(error, NotADirectoryError):  # a file is walked as well
+            what = f"a folder in it cannot be read: {error.strerror}"
+            raise InputError(what, where=where, remedy="check its permissions") from None
 
     return told
