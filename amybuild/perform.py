@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from amybuild.execute.job import Job
 
 _IMPORTS = threading.Lock()
+_SWITCHES = ("MKL_CBWR", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")  # they choose which sums a processor does
 
 
 def rule_function(rule: str) -> Callable[[Any], None]:
@@ -60,7 +62,19 @@ def host() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is not None:
         found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
-        found["cpu"] = torch.backends.cpu.get_cpu_capability()
+        found |= {"cpu": torch.backends.cpu.get_cpu_capability(), "processor": _processor()}
+        found |= {name.lower(): os.environ[name] for name in _SWITCHES if name in os.environ}
         if torch.cuda.is_available():
             found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+@functools.cache
+def _processor() -> str:
+    """What the system calls the processor: another one may add in another order."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+            return next(names, "")
+    except OSError:
+        return ""

@@ -157,12 +157,24 @@ def _read(cache: ActionCache, output: str, persona: Persona, reading: Reading) -
     store = cache.store
     if cache.lookup(snapshot_key(output)) is None:
         return None
-    paths: dict[str, str] = {}
     try:
-        for name, entry in (store.tree(output) or {}).items():
-            paths[name] = os.fspath(store.object_path(entry.digest))
-            if not os.path.exists(paths[name]):
-                store.read_file(output, name)  # which brings it from the shared store
+        files = store.tree(output)
+        if files is None or not all(store.object_path(entry.digest).exists() for entry in files.values()):
+            _fetch(cache, output)
+            files = store.tree(output) or {}
+        paths = {name: os.fspath(store.object_path(entry.digest)) for name, entry in files.items()}
         return MemoryGraph(shelve(paths, reading), shown(persona.graph)) if paths else None
     except (CacheDamage, InputError):
         return None
+
+
+def _fetch(cache: ActionCache, output: str) -> None:
+    """Bring a snapshot from the shared store, whole."""
+    store = cache.store
+    store.begin()
+    try:
+        cache.lookup(snapshot_key(output))
+        for name in store.tree(output) or ():
+            store.read_file(output, name)
+    finally:
+        store.close()

@@ -29,7 +29,8 @@ def plain(content: str) -> tuple[str, dict[str, float]]:
     all white space is single spaces."""
     import re
 
-    content = re.sub(r"<!--.*?-->", " ", content, flags=re.DOTALL)
+    commented, end, rest = content.rpartition("-->")  # behind the last end no search for one can succeed
+    content = re.sub(r"<!--.*?-->", " ", commented + end, flags=re.DOTALL) + rest
     try:
         content = split_front_matter(content)[1]
     except InputError:  # a line of +++ that opens nothing

@@ -18,6 +18,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "log": "history:log",
     "show": "history:show",
     "diff": "history:diff",
+    "quality": "quality:quality",
     "pin": "history:pin",
     "checkout": "history:checkout",
     "gc": "store:gc",

@@ -46,12 +46,14 @@ def line_tags(line: str) -> dict[str, float] | None:
 def split_tags(content: str) -> tuple[str, dict[str, float]]:
     """``(text without trailing tag lines and blank lines, {name: score 0..10})``; a doubled name keeps its highest."""
     scores: dict[str, float] = {}
-    while content:
-        head, _, line = content.rpartition("\n")
+    end = len(content)
+    while end:  # a place, not a shorter copy: a file may end in a million lines
+        start = content.rfind("\n", 0, end) + 1
+        line = content[start:end]
         found = line_tags(line) if line.strip() else {}
         if found is None:
             break
         for name, score in found.items():
             scores[name] = max(score, scores.get(name, 0.0))
-        content = head
-    return content, scores
+        end = max(start - 1, 0)
+    return content[:end], scores

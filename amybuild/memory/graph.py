@@ -142,10 +142,13 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
     shown = source.rstrip("/") or "/"
     if os.path.isdir(path):  # Path's own raises for a name that is too long
         return MemoryGraph(read_folder(path, shown, root, reading), shown)
+    where = f"graph source '{source}'"
     if not os.path.exists(path):
-        near = did_you_mean(path.name, (one.name for one in path.parent.glob("*")))
-        where = f"graph source '{source}'"
+        beside = os.listdir(path.parent) if os.path.isdir(path.parent) else ()
+        near = did_you_mean(path.name, beside)
         raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")
+    if not os.path.isfile(path):  # a pipe would be waited for without end
+        raise InputError("not a regular file", where=where, remedy="give a folder of .md nodes or a .jsonl file")
     if path.suffix == ".jsonl":
         return MemoryGraph(shelve_jsonl(path, shown, reading), shown)
     if path.suffix == ".capnp":
@@ -154,6 +157,4 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
         reading.saw(os.fspath(path))
         nodes, odd = read_log(path, shown)
         return build_graph(nodes, shown, odd)
-    raise InputError(
-        "not a memory graph", where=f"graph source '{source}'", remedy="give a folder of .md nodes or a .jsonl file"
-    )
+    raise InputError("not a memory graph", where=where, remedy="give a folder of .md nodes or a .jsonl file")

@@ -49,10 +49,11 @@ def split_front_matter(text: str) -> tuple[str | None, str, int]:
     start = text.index("\n") if "\n" in text else len(text)
     at = start
     while (at := text.find(f"\n{_MARK}", at)) >= 0:
-        line, _, content = text[at + 1 :].partition("\n")
-        if line.rstrip() == _MARK:
-            return text[start + 1 : at], content, text.count("\n", 0, at) + 3
-        at += 1
+        end = text.find("\n", at + 1)
+        end = len(text) if end < 0 else end
+        if text[at + 1 : end].rstrip() == _MARK:
+            return text[start + 1 : at], text[end + 1 :], text.count("\n", 0, at) + 3
+        at = end
     raise InputError("the front matter is not closed", remedy="end it with a line of '+++'")
 
 

@@ -96,8 +96,9 @@ def ask(address: str, folder: Path, limits: Limits, question: Callable[[Server],
         remedy = "pip install 'amybuild[mcp]'"
         raise InputError("a memory server needs the package mcp", where=where, remedy=remedy) from None
 
+    budget = _Budget(limits.bytes, where)
+
     async def talk() -> T:
-        budget = _Budget(limits.bytes, where)
         async with _connect(address, folder, budget) as streams, mcp.ClientSession(*streams) as session:
             server = Server(session, where, limits)
             await server.open()
@@ -107,7 +108,7 @@ def ask(address: str, folder: Path, limits: Limits, question: Callable[[Server],
         try:
             return anyio.run(talk)
         except Exception as error:  # the libraries raise many, some in groups, some with what the server wrote
-            raise _told(error, where, limits, address) from None
+            raise budget.fault or _told(error, where, limits, address) from None
 
 
 def _told(error: Exception, where: str, limits: Limits, address: str) -> AmyError:
@@ -161,16 +162,22 @@ def _silent() -> Iterator[None]:
 
 
 class _Budget:
-    """Counts the bytes that came in."""
+    """Counts the bytes that came in, and keeps the first `fault`: to the SDK it is a connection that ended."""
 
     def __init__(self, most: int, where: str) -> None:
         self.left, self.most, self.where = most, most, where
+        self.fault: AmyError | None = None
+
+    def fail(self, error: AmyError) -> AmyError:
+        self.fault = self.fault or error
+        return self.fault
 
     def spend(self, count: int) -> None:
         self.left -= count
         if self.left < 0:
             what = f"more than {self.most >> 20} MiB of answers" if self.most >> 20 else f"more than {self.most} bytes"
-            raise InputError(what, where=self.where, remedy="this is no memory that amybuild can hold")
+            remedy = "this is no memory that amybuild can hold"
+            raise self.fail(InputError(what, where=self.where, remedy=remedy))
 
 
 def _connect(address: str, folder: Path, budget: _Budget) -> contextlib.AbstractAsyncContextManager[TransportStreams]:
@@ -308,8 +315,12 @@ async def _http(url: str, budget: _Budget) -> AsyncIterator[TransportStreams]:
     class Transport(httpx2.AsyncHTTPTransport):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             response = await super().handle_async_request(request)
+            status = response.status_code
+            if request.method == "POST" and status >= 400:  # other methods are the SDK's own, and may be refused
+                kind = Unreachable if status >= 500 else InputError
+                raise budget.fail(kind(f"the server answers with HTTP status {status}", where=budget.where))
             if response.headers.get("content-encoding", "identity") != "identity":  # packed, it could be any size
-                raise InputError("a packed answer that nobody asked for", where=budget.where)
+                raise budget.fail(InputError("a packed answer that nobody asked for", where=budget.where))
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = Counted(response.stream)
             return response

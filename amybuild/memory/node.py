@@ -250,4 +250,6 @@ def _number(value: object, name: str) -> float:
 def _integer(value: object, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{name} is not a whole number")
+    if value.bit_length() > 63:  # TOML's hexadecimal numbers have any length, JSON's decimal ones do not
+        raise InputError(f"{name} is too large")
     return value

@@ -49,8 +49,9 @@ class Section(NamedTuple):
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     import re  # here, so that a build with nothing to do compiles no pattern
 
-    heading = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*")
-    fence = re.compile(r"( {0,3})(`{3,}|~{3,})[ \t]*(.*?)[ \t]*")
+    # of lines without spaces at their end: a pattern that looks for those itself tries every space inside as well
+    heading = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*))?")
+    fence = re.compile(r"( {0,3})(`{3,}|~{3,})[ \t]*(.*)")
     return heading, fence
 
 
@@ -64,10 +65,10 @@ def walk(text: str) -> Iterator[Block]:
         number = at + 1
         at += 1
         mark = line.lstrip(" ")[:1]
-        if mark == "#" and (found := heading.fullmatch(line)):
-            yield Heading(number, len(found[1]), found[2] or "")
+        if mark == "#" and (found := heading.fullmatch(line.rstrip(" \t"))):
+            yield Heading(number, len(found[1]), _unclosed(found[2] or ""))
             continue
-        opening = fence.fullmatch(line) if mark in ("`", "~") else None
+        opening = fence.fullmatch(line.rstrip(" \t")) if mark in ("`", "~") else None
         if opening is None or (mark == "`" and "`" in opening[3]):
             yield Prose(number, line)
             continue
@@ -76,13 +77,19 @@ def walk(text: str) -> Iterator[Block]:
         while at < len(lines):
             inner = lines[at]
             at += 1
-            closing = fence.fullmatch(inner)
+            closing = fence.fullmatch(inner.rstrip(" \t"))
             if closing and closing[2][0] == mark and len(closing[2]) >= len(opening[2]) and not closing[3]:
                 closed = True
                 break
             indent = len(inner) - len(inner.lstrip(" "))
             body.append(inner[min(indent, len(opening[1])) :])
         yield Fence(number, opening[2], opening[3], tuple(body), closed)
+
+
+def _unclosed(title: str) -> str:
+    """A heading's title without the signs that may close it: ``title ##``."""
+    bare = title.rstrip("#")
+    return bare.rstrip(" \t") if not bare or bare[-1] in " \t" else title
 
 
 def slug(title: str) -> str:

@@ -50,7 +50,7 @@ def text_of(path: Path, shown: str) -> str:
 
 def inside(root: Path, name: str, where: str) -> Path:
     """The file or folder `name` of the project `root`; `InputError` when it is not there, or anything in it leads out
-    of the project."""
+    of the project or is neither file nor folder."""
     home, path = os.path.realpath(root), root / name
     try:
         real = os.path.realpath(path, strict=True)
@@ -58,9 +58,10 @@ def inside(root: Path, name: str, where: str) -> Path:
         raise InputError(
             f"no such file or folder: {name}", where=where, remedy="the path starts at the project"
         ) from None
-    links = [real]
-    for folder, folders, files in os.walk(real):
-        links += [one for name in (*folders, *files) if os.path.islink(one := os.path.join(folder, name))]
+    every = [real, *(os.path.join(folder, one) for folder, *some in os.walk(real) for one in (*some[0], *some[1]))]
+    links = [real, *filter(os.path.islink, every)]
     if not all((found := os.path.realpath(link)) == home or found.startswith(home + os.sep) for link in links):
         raise InputError("leads out of the project", where=where, remedy="copy the file into the project")
+    if not all(os.path.isfile(one) or os.path.isdir(one) for one in every):  # a pipe would be waited for without end
+        raise InputError("neither a file nor a folder", where=where, remedy="move it away")
     return Path(real)

@@ -7,6 +7,7 @@ from typing import Any
 
 from amybuild.plan.change import Cause, Difference, some
 from amybuild.report.link import interference
+from amybuild.report.readout import short
 from amybuild.report.text import behaviours, table
 from amybuild.report.why import Texts, cause_lines
 
@@ -42,6 +43,8 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
     text = directions([("readout", readout), *((f"steer.{s['name']}", s) for s in info.get("steering", ()))])
+    out += ["", text] if text else []
+    text = short(readout)
     out += ["", text] if text else []
     measured = behaviours(info.get("verification", {}))
     return "\n".join([*out, "", measured] if measured else out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -162,3 +163,49 @@ def test_pull_is_checked(served: Space) -> None:
     result = served.run()
     assert result.code == 2
     assert "Personafile.toml:10 [graph] pull: 'often' is no age" in result.err
+
+
+def test_fsck_knows_snapshots(served: Space) -> None:
+    served.build()
+    assert served.run("fsck").code == 0
+    (tree,) = snapshots(served)
+    listing = next((served.root / "cache" / "v1" / "trees").rglob(f"{tree}.json"))
+    digest = json.loads(listing.read_text())["files"]["nodes.jsonl"][0]
+    path = served.root / "cache" / "v1" / "objects" / digest[:2] / digest
+    path.chmod(0o644)
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    assert served.run("fsck", "--repair").code in (0, 1)
+    assert served.run("--offline").code == 2
+    assert served.build().ran == set()
+    assert (starts(served), served.run("fsck").code) == (2, 0)
+
+
+def test_a_pinned_build_on_another_machine(served: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock and a shared store are enough, without the server and without a state of its own."""
+    monkeypatch.setenv("AMYBUILD_REMOTE", f"file://{served.root.parent}/shared")
+    first = served.build("--force", "persona").summary["build"]
+    assert served.run("pin").code == 0
+    use(served, "die")
+    (served.root / "cache").rename(served.root.parent / "first cache")
+    count = starts(served)
+    assert served.build("--locked").summary["build"] == first
+    assert starts(served) == count
+    served.edit("memory/pattern-listen.md", "I ask before", "Never again I ask before")  # not what the server keeps
+    assert served.build("--locked").ran == set()
+
+
+def test_a_build_that_is_told_to_stop_leaves_no_server(served: Space) -> None:
+    use(served, "hang")
+    space_text = served.read("Personafile.toml").replace("timeout = 1\n", "timeout = 600\n")
+    served.write("Personafile.toml", space_text)
+    process = served.spawn()
+    while starts(served) == 0:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    (pid,) = (served.root / "graph.json.starts").read_text().split()
+    assert not Path(f"/proc/{pid}").exists()
+    assert snapshots(served) == []

@@ -151,6 +151,27 @@ def test_the_same_key_gives_the_same_vector_and_another_key_another(world: dict[
     assert load(again / "train.json")["examples"] == 5
 
 
+def test_a_strict_training_takes_one_thread_and_gives_the_others_back(world: dict[str, Path], tmp_path: Path) -> None:
+    import torch
+
+    before, found = torch.get_num_threads(), []
+
+    def progress(_done: int, _total: int, **_: float | str) -> None:
+        found.append(torch.get_num_threads())
+
+    try:
+        torch.set_num_threads(3)
+        for strict in (True, False):
+            out = tmp_path / f"{strict}"
+            out.mkdir()
+            recipe = {**RECIPE, "threads": 0, "strict": strict, "steps": 1}
+            train.run(ActionContext("task.x/train", "k", recipe, world, out, progress))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1, 3]
+
+
 def test_learning_the_rejected_turns(world: dict[str, Path], tmp_path: Path) -> None:
     out = go(train.run, tmp_path / "out", {**RECIPE, "learn": "rejected"}, world)
     assert files(out)["adapter_model.safetensors"] != files(world["vector"])["adapter_model.safetensors"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import http.server
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,3 +156,55 @@ def test_an_address_where_no_server_is(address: str, says: str, tmp_path: Path) 
         read(address, tmp_path)
     assert says in str(caught.value)
     assert "hush" not in str(caught.value)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """An HTTP server that is no memory server, each in its way."""
+
+    mode = ""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(500 if self.mode == "broken" else 401 if self.mode == "locked" else 200)
+        kind = {"page": "text/html", "stream": "text/event-stream"}.get(self.mode, "application/json")
+        self.send_header("content-type", kind)
+        if self.mode == "packed":
+            self.send_header("content-encoding", "gzip")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            if self.mode == "packed":
+                self.wfile.write(gzip.compress(b"graph-content" * 1_000_000))
+            elif self.mode in ("flood", "stream"):
+                while True:
+                    self.wfile.write(b"data: graph-content\n" * 4096)
+            else:
+                self.wfile.write(b"<p>graph-content</p>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("flood", "more than 4 MiB of answers"),
+        ("stream", "more than 4 MiB of answers"),
+        ("packed", "a packed answer that nobody asked for"),
+        ("page", "JSON-RPC error"),
+        ("broken", "HTTP status 500"),
+        ("locked", "HTTP status 401"),
+        ("text", "JSON-RPC error"),
+    ],
+)
+def test_an_http_server_that_misbehaves(mode: str, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    handler = type("Mode", (Handler,), {"mode": mode})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(AmyError) as caught:
+                read(f"http://127.0.0.1:{server.server_port}/mcp", tmp_path, Limits(5.0, 4 << 20))
+        finally:
+            server.shutdown()
+    assert isinstance(caught.value, Unreachable) == (mode == "broken")
+    assert says in str(caught.value)
+    assert "graph-content" not in str(caught.value) + caplog.text

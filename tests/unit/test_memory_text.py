@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,10 @@ def test_only_what_lies_inside_is_taken(tmp_path: Path) -> None:
             with pytest.raises(InputError):
                 inside(root, name, "here")
         link.unlink()
+    os.mkfifo(root / "a/b/pipe")
+    for name in ("a", "a/b/pipe"):
+        with pytest.raises(InputError, match="neither"):
+            inside(root, name, "here")
     (root / "round").symlink_to(root / "round")
     with pytest.raises(InputError):
         inside(root, "round", "here")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from amybuild.errors import InputError
 from amybuild.memory.chat.message import Message, tidy
-from amybuild.memory.chat.when import Stamp, hours, iso, seconds
+from amybuild.memory.chat.when import Stamp, hours, iso, seconds, unix
 
 NAME = "Signal or iMessage (CSV with columns for date, sender and text)"
 ME = "Me"  # who sent what is marked as outgoing and names no sender
@@ -34,7 +34,7 @@ def matches(lines: Sequence[str]) -> bool:
 def read(lines: Sequence[str], where: str) -> list[Message]:
     """The messages in the order of their times, chat by chat; rows without text (notices, pictures) are none."""
     columns = _columns(lines)
-    rows = csv.reader((line + "\n" for line in lines), delimiter=_delimiter(lines[0]))
+    rows = csv.reader((line + "\n" for line in lines), delimiter=_delimiter(lines[0]), strict=True)
     found: list[tuple[str, str, str, str]] = []
     try:
         next(rows)
@@ -72,7 +72,7 @@ def _times(texts: Sequence[str], where: str) -> list[float]:
     """Times as numbers (seconds or milliseconds since 1970), as ISO dates, or as a country writes them."""
     try:
         if all(re.fullmatch(r"\d{9,13}(?:\.\d+)?", text) for text in texts):
-            return [float(text) / (1000 if float(text) > 1e11 else 1) for text in texts]
+            return [unix(float(text) / (1000 if float(text) > 1e11 else 1)) for text in texts]
         stamps: list[Stamp] = []
         for text in texts:
             found = _WHEN.match(text)

@@ -6,7 +6,7 @@ from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.memory.chat.message import Message, tidy
-from amybuild.memory.chat.when import iso
+from amybuild.memory.chat.when import iso, unix
 
 NAME = "Telegram (JSON)"
 
@@ -52,16 +52,15 @@ def _rooms(value: Any) -> list[dict[str, Any]]:
 
 def _text(value: Any) -> str:
     """A text is a string, or a list of strings and of pieces such as links with a ``text``."""
-    pieces = [
-        one.get("text") if isinstance(one, dict) else one for one in (value if isinstance(value, list) else [value])
-    ]
-    return "".join(one for one in pieces if isinstance(one, str))
+    pieces = value if isinstance(value, list) else [value]
+    said = (one.get("text") if isinstance(one, dict) else one for one in pieces)
+    return "".join(one for one in said if isinstance(one, str))
 
 
 def _time(one: dict[str, Any], where: str) -> float:
     try:
         if "date_unixtime" in one:
-            return float(int(one["date_unixtime"]))
+            return unix(int(one["date_unixtime"]))
         return iso(one["date"])
     except (ValueError, TypeError, OverflowError):
         raise InputError("a date that is none", where=where, remedy="export the chat again") from None

@@ -60,4 +60,10 @@ def _backwards(times: Sequence[float]) -> int:
 def iso(text: str) -> float:
     """Seconds since 1970 of an ISO 8601 date with or without a zone; ValueError for anything else."""
     found = datetime.fromisoformat(text)
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return unix((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
+
+
+def unix(seconds: float) -> float:
+    """Seconds since 1970 that are a date of the calendar; ValueError or OverflowError for any others."""
+    datetime.fromtimestamp(seconds, UTC)
+    return float(seconds)
