@@ -50,11 +50,12 @@ def peer(base: str, texts: list[str], marks: list[list[int]], measured: int) -> 
     """What runs in the peer's environment; prints one JSON line."""
     import torch
     from steering_vectors import train_steering_vector
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     torch.set_num_threads(1)
     model = AutoModelForCausalLM.from_pretrained(base, torch_dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    # transformers 5 names a tokenizer class that 4 does not know; the file is the same
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=f"{base}/tokenizer.json", pad_token="<|im_end|>")
     model.eval()
     cpu, wall = time.process_time(), time.perf_counter()
     for row in marks[:measured]:

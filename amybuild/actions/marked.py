@@ -23,6 +23,14 @@ _SHAPE = '{"emotion", "polarity": "positive" | "negative", "text"}'
 _POLARITY = {"positive": 1, "pos": 1, "+": 1, "1": 1, "negative": -1, "neg": -1, "-": -1, "-1": -1}
 
 
+ANSWER = "\n\nAssistant: "  # between what was said before and a reply
+
+
+def answer_of(text: str) -> int:
+    """The character at which the reply begins, in a text made of a dialogue."""
+    return text.rindex(ANSWER) + len(ANSWER)
+
+
 @dataclass(frozen=True)
 class Marked:
     """One unique text with 1 or -1 for each concept that it is a positive or a negative of.
@@ -112,6 +120,8 @@ def _pair(line: str, where: str) -> tuple[str, int, str]:
     emotion, text, sign = value["emotion"], value["text"], _POLARITY.get(str(value["polarity"]).lower())
     if not isinstance(emotion, str) or not emotion.strip() or not isinstance(text, str) or sign is None:
         raise InputError("a value of another type", where=where, remedy=f"a line is {_SHAPE}")
+    if not emotion.strip().isprintable():
+        raise InputError("not the name of an emotion", where=where, remedy="a name is one line of printable text")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -129,7 +139,7 @@ def _dialogues(nodes: Iterable[Node], concept: str) -> Iterator[_Found]:
             before = "\n\n".join(f"{role.capitalize()}: {text}" for role, text in one.messages)
             sign = -1 if one.counter else 1
             for reply, mark in [(one.continuation, sign), *((reply, -sign) for reply in one.rejected)]:
-                yield node.key, f"{before}\n\nAssistant: {reply}", {concept: mark}, frozenset()
+                yield node.key, f"{before}{ANSWER}{reply}", {concept: mark}, frozenset()
 
 
 def _sides(nodes: Iterable[Node], concept: str, negatives: Any) -> Iterator[_Found]:

@@ -31,8 +31,8 @@ def command(name: str, about: str) -> argparse.ArgumentParser:
 
 
 def enter(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse, and go where -C says."""
-    args = parser.parse_args(argv)
+    """Parse, options before, between and behind names, and go where -C says."""
+    args = parser.parse_intermixed_args(argv)
     if args.directory:
         try:
             os.chdir(args.directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ def memory(argv: Sequence[str]) -> int:
     args = enter(parser, argv)
     if args.what == "export":
         return _export(args)
+    if args.out or args.query:
+        where = f"amybuild memory {args.what}"
+        raise InputError("-o and --query are of export", where=where, remedy=f"{where} NODE … shows only these")
     if args.what == "pull":
         _pull(args)
     return _status(args) if args.what == "status" else _diff(args)
@@ -43,14 +47,16 @@ def _export(args: argparse.Namespace) -> int:
     if args.nodes and args.query:
         raise InputError("either nodes or a query", where="amybuild memory export")
     graph = look(Path(args.file)).graph
-    nodes = [graph.get(key) for key in args.nodes] or list(graph.select(args.query or "all"))
+    nodes = [graph.get(key) for key in dict.fromkeys(args.nodes)] or list(graph.select(args.query or "all"))
     place = Path(args.out)
+    if os.path.lexists(place):  # never over what is there, nor a half of it beside
+        raise InputError("is there already", where=str(place), remedy="name a new folder or file, or move it away")
     files = {"": write_jsonl(nodes)} if place.suffix == ".jsonl" else write_folder(nodes)
     try:
         for name, data in files.items():
             path = place / name if name else place
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "xb") as file:  # never over what is there
+            with open(path, "xb") as file:
                 file.write(data)
     except OSError as error:
         raise InputError(f"cannot write: {error.strerror}", where=str(error.filename or place)) from None

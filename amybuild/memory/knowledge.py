@@ -47,12 +47,12 @@ def nodes_of(graph: object, most: int = 1_000_000) -> list[Node]:
     links: dict[str, dict[Link, None]] = {}
     for number, one in enumerate(relations):
         where = f"relation {number}"
-        link = Link(key_of(_text(one, "to", where)), kind=_text(one, "relationType", where) or "link")
-        links.setdefault(key_of(_text(one, "from", where)), {})[link] = None
+        link = Link(_key(one, "to", where), kind=_text(one, "relationType", where) or "link")
+        links.setdefault(_key(one, "from", where), {})[link] = None
     found: dict[str, Node] = {}
     for number, one in enumerate(entities):
         where = f"entity {number}"
-        key = key_of(_text(one, "name", where))
+        key = _key(one, "name", where)
         if key in found:
             raise InputError(f"two entities with the name '{key}'", remedy="delete one of them")
         content = _content(one, where)
@@ -106,6 +106,15 @@ def _text(value: object, name: str, where: str) -> str:
     if not isinstance(text, str):
         raise InputError(f"{where}: {name} is not a string")
     return clean(text)
+
+
+def _key(value: object, name: str, where: str) -> str:
+    """The key of an entity that a field names."""
+    try:
+        return key_of(_text(value, name, where))
+    except InputError as error:
+        what = error.what if error.what.startswith(where) else f"{where}: {error.what}"
+        raise InputError(what, remedy=error.remedy) from None
 
 
 def graph_of(nodes: Iterable[Node]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from amybuild.plan.plan import Action
 
 _FEW = 4  # memory nodes that are drawn one by one; more that go the same way are one box
+_CORPORA = ("corpus", "chat", "texts", "labels")  # rules whose examples may come from a file
 _KINDS = {"memory": "memory graph", "corpus": "corpora", "target": "targets", "action": "actions", "product": "product"}
 
 
@@ -38,7 +39,7 @@ def picture(
     """What is drawn of `actions`. `product`: those the product is made of; `queries`: what targets ask for."""
     drawn = Picture()
     for id, action in actions.items():
-        reads = bool(action.nodes) or action.rule in ("corpus", "chat")
+        reads = bool(action.nodes) or action.rule in _CORPORA
         if by_action:
             name = drawn.box(id, "action")
         else:
@@ -126,10 +127,13 @@ def _dot(drawn: Picture) -> str:
 
 
 def _mermaid(drawn: Picture) -> str:
+    def quoted(name: str) -> str:
+        return name.replace('"', "#quot;").replace("<", "#lt;")  # a query's sign is else read as HTML
+
     ids = {name: f"n{i}" for i, name in enumerate(drawn.kinds)}
     rows = ["graph LR"]
     for kind, title, names in _groups(drawn):
         rows.append(f'  subgraph of_{kind} ["{title}"]')
-        rows += ['    {}["{}"]'.format(ids[name], name.replace('"', "#quot;")) for name in names]
+        rows += [f'    {ids[name]}["{quoted(name)}"]' for name in names]
         rows.append("  end")
     return "\n".join([*rows, *(f"  {ids[b]} --> {ids[a]}" for a, needs in drawn.needs.items() for b in needs)])

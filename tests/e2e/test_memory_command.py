@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,11 @@ def test_export_writes_what_is_read_back(built: Space) -> None:
     assert built.build().ran == set()
     assert built.run("memory", "export", "j-00", "--query", "all", "-o", "x").code == 2
     assert built.run("memory", "export").code == 2
+    assert built.run("memory", "export", "-o", "two.jsonl", "j-00", "j-01", "j-00").code == 0
+    assert list(read_graph("two.jsonl", built.root).nodes) == ["j-00", "j-01"]
+    (built.root / "partly").mkdir()
+    (built.root / "partly" / "j-05.md").write_text("mine")
+    assert "is there already" in built.run("memory", "export", "-o", "partly").err
+    assert os.listdir(built.root / "partly") == ["j-05.md"]
+    for what in ("status", "diff"):
+        assert "are of export" in built.run("memory", what, "--query", "key:j-*").err

@@ -140,3 +140,15 @@ def test_the_persona_tells_how_it_steers_and_a_change_of_that_runs_nothing(built
 def test_the_index_names_the_weights_and_not_the_readout(built: Space) -> None:
     index = json.loads((built.product / "model.safetensors.index.json").read_text())
     assert set(index["weight_map"].values()) == {"model.safetensors"}
+
+
+def test_what_a_build_makes_is_what_chat_and_export_take(built: Space) -> None:
+    out = built.root / "out"
+    told = json.loads(
+        built.run("export", "gguf", "--steer", "joy=0.5", "--steer", "worry", "-o", str(out), "--json").out
+    )
+    assert told["strengths"] == {"joy": 0.5, "worry": 1.0}
+    words = ("chat", "-m", "What troubles you?", "--steer", "joy=2", "--compare", "--max-tokens", "3", "--json")
+    rows = [json.loads(line) for line in built.run(*words).out.splitlines()]
+    assert [np.shape(row["readout"]) for row in rows] == [(3, 2, 2)] * 3
+    assert rows[0]["readout"] != rows[1]["readout"] != rows[2]["readout"]

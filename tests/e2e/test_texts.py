@@ -18,6 +18,7 @@ recipe = "caa"
 [steer.asking]
 node = "pattern-listen"
 recipe = "caa"
+reading = "answer"
 
 [steer.late]
 positives = "key:j-0*"

@@ -82,7 +82,7 @@ def test_one_edited_dialogue_and_back(amy: Path) -> None:
     text = edit(amy, NODE, r"Assistant: You laughed", "Assistant: So you laughed")
     summary, _ = command(amy)
     own = {f"task.listening/{step}" for step in ("corpus", "train", "baseline", "verify")}
-    assert set(summary["ran"]) == own | {"checkpoint/link", "persona/verify"}
+    assert set(summary["ran"]) == own | {"checkpoint/link", "persona/verify", "persona/drift"}
     (amy / NODE).write_text(text)
     undone, _ = command(amy)
     assert undone["ran"] == []
@@ -91,7 +91,7 @@ def test_one_edited_dialogue_and_back(amy: Path) -> None:
 
 def test_a_new_alpha_links_in_seconds(amy: Path) -> None:
     summary, _ = command(amy, "--set", "task.voice.alpha=0.33")
-    assert set(summary["ran"]) == {"task.voice/verify", "checkpoint/link", "persona/verify"}
+    assert set(summary["ran"]) == {"task.voice/verify", "checkpoint/link", "persona/verify", "persona/drift"}
     records = [json.loads(p.read_text()) for p in (amy / "cache/v1/actions").rglob("*.json")]
     assert max(r["seconds"] for r in records if r["action"] == "checkpoint/link") < 15
 

@@ -147,6 +147,7 @@ def test_pairs_are_labelled(tmp_path: Path) -> None:
         ('{"emotion": "calm", "polarity": 1, "text": "hush", "txet": 1}', "did you mean 'text'"),
         ("hush", "p.jsonl:10: not JSON"),
         (json.dumps({**PAIRS[0], "polarity": "negative", "emotion": "calm"}), "p.jsonl:10: this text is both"),
+        ('{"emotion": "ca\\nlm", "polarity": 1, "text": "hush"}', "not the name of an emotion"),
         ('{"emotion": "calm", "polarity": 1, "text": "hush \\ud800"}', "surrogate"),
     ],
 )
@@ -170,6 +171,7 @@ def test_dialogues_are_wanted_against_unwanted_replies(tmp_path: Path) -> None:
     assert marks[by_text["User: The 0?\n\nAssistant: Sell 0."]] == -1
     assert marks[by_text["User: Grit?\n\nAssistant: 240."]] == -1, "in a counter case the behaviour should not show"
     assert (len(rows), sum(marks.values())) == (10, 0)
+    assert {row["text"][row["answer"] :] for row in found} >= {"What of 0?", "Sell 0.", "240."}
 
 
 def test_two_queries_are_two_sides(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_the_original_tools_over_every_transport(original: str, tmp_path: Path) 
         ("no-relations", InputError, "without a list of relations"),
         ("number", InputError, "entity 0: observations are not a list of strings"),
         ("numbers", InputError, "entity 0: observations are not a list of strings"),
-        ("no-name", InputError, "is not a key"),
+        ("no-name", InputError, "entity 0: '' is not a key"),
         ("twice", InputError, "two entities with the name 'secret-name'"),
         ("surrogate", InputError, "surrogate"),
         ("many", InputError, "more than 1000 entities"),

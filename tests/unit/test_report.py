@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amybuild.digest import canonical
 from amybuild.events import Event
-from amybuild.graph.graph import Action, NodeSource
+from amybuild.graph.graph import Action, NodeSource, PathSource
 from amybuild.plan.change import Change, Difference
 from amybuild.plan.explain import ActionReason, Explanation, ProductState
 from amybuild.report import builds
@@ -213,6 +214,16 @@ def test_one_node_that_feeds_two_targets_is_one_box() -> None:
     ]
 
 
+def test_texts_of_a_file_are_a_corpus(tmp_path: Path) -> None:
+    source = PathSource(tmp_path / "stories", "d", "stories")
+    steps = {f"steer.x/{n}": Action(f"steer.x/{n}", "steer.x", n, {}, source=source) for n in ("texts", "labels")}
+    assert render(steps, "text", by_action=False).splitlines() == [
+        "steer.x/texts   <- file:stories",
+        "steer.x         <- steer.x/texts, steer.x/labels",
+        "steer.x/labels  <- file:stories",
+    ]
+
+
 def test_the_graph_as_text_keeps_names_whole() -> None:
     lines = render(GRAPH, "text", by_action=False).splitlines()
     assert "alone-" in lines
@@ -224,6 +235,7 @@ def test_the_graph_as_dot_and_mermaid_quotes_names() -> None:
     assert '  "memory:say \\"hi\\"" -> "task.x-/corpus";' in dot
     assert '    "alone-";' in dot
     assert dot.count("{") == dot.count("}")
+    assert "age:#lt;7d (5" in render(GRAPH, "mermaid", by_action=False, queries={"readout": "age:<7d"})
     mermaid = render(GRAPH, "mermaid", by_action=False)
     assert '["memory:say #quot;hi#quot;"]' in mermaid
     ids = set(re.findall(r"^    (n\d+)\[", mermaid, re.M))
