@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.harness import Space
 from tests.tiny import make_tiny_base
@@ -17,7 +18,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as amybuild.build.run_act
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.pop("AMYBUILD_CACHE", None)
 
-settings.register_profile("amybuild", deadline=None)  # a busy machine is no failure of a law
+# A shell that starts the tests in the background has Ctrl-C ignored, and so would every build that they interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# a busy machine is no failure of a law
+settings.register_profile("amybuild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("amybuild")
 
 

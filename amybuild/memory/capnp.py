@@ -90,18 +90,7 @@ def _decoded(message: bytes, where: str) -> dict[str, Any]:
     schema, capnp = _schema()
     try:
         with schema.ContentNode.from_bytes(message, traversal_limit_in_words=1 << 22) as one:
-            names = (
-                "version",
-                "timestamp",
-                "key",
-                "content",
-                "weight",
-                "deleted",
-                "created",
-                "createdAt",
-                "provenance",
-            )
-            fields = {name: getattr(one, name) for name in names}
+            fields = {name: getattr(one, name) for name in _FIELDS}
             fields |= {"uuid": bytes(one.uuid), "type": one.nodeType.raw, "old": _name(schema, one.provenanceOld.raw)}
             if len(fields["uuid"]) != 16:
                 raise ValueError("no uuid")

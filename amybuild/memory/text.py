@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from amybuild.errors import InputError
@@ -58,10 +58,23 @@ def inside(root: Path, name: str, where: str) -> Path:
         raise InputError(
             f"no such file or folder: {name}", where=where, remedy="the path starts at the project"
         ) from None
-    every = [real, *(os.path.join(folder, one) for folder, *some in os.walk(real) for one in (*some[0], *some[1]))]
+    every = [real]
+    for folder, folders, files in os.walk(real, onerror=_unreadable(where)):
+        every += (os.path.join(folder, one) for one in (*folders, *files))
     links = [real, *filter(os.path.islink, every)]
     if not all((found := os.path.realpath(link)) == home or found.startswith(home + os.sep) for link in links):
         raise InputError("leads out of the project", where=where, remedy="copy the file into the project")
     if not all(os.path.isfile(one) or os.path.isdir(one) for one in every):  # a pipe would be waited for without end
         raise InputError("neither a file nor a folder", where=where, remedy="move it away")
     return Path(real)
+
+
+def _unreadable(where: str) -> Callable[[OSError], None]:
+    """For `os.walk`, which passes over a folder that it may not read: what is in there must not go unnoticed."""
+
+    def told(error: OSError) -> None:
+        if not isinstance(error, NotADirectoryError):  # a file is walked as well
+            what = f"a folder in it cannot be read: {error.strerror}"
+            raise InputError(what, where=where, remedy="check its permissions") from None
+
+    return told

@@ -59,6 +59,12 @@ def test_where_several_people_speak_each_line_says_who() -> None:
     assert shown(day, how) == [([("user", "B.: here\nPerson 2: hi B.")], "hello, [name]")]
 
 
+def test_who_is_only_a_number_is_no_number_in_the_corpus() -> None:
+    day = talk(("Bob", "here"), ("+49 151 2345678", "hi"), ("Ann", "hello"))
+    assert shown(day)[0][0] == [("user", "Bob: here\n+49 151 2345678: hi")]
+    assert shown(day, replace(HOW, redact=("phones",)))[0][0] == [("user", "Bob: here\nPerson 2: hi")]
+
+
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other programs share the cores
 people, hours = st.sampled_from(["Ann", "Bob", "Cem"]), st.integers(0, 90).map(lambda hour: hour * HOUR)
 messages = st.lists(st.builds(Message, people, st.sampled_from("abcdef"), hours), max_size=30).map(
@@ -97,6 +103,7 @@ CONTACTS = [
     ("call +49 151 2345678 now", "call [phone] now"),
     ("0151/23456789", "[phone]"),
     ("(030) 901-820", "[phone]"),
+    ("+1\u202f(415)\u00a0555\u20110132", "[phone]"),
     ("on 31.12.2020 or 2020-12-31, 10:30", "on 31.12.2020 or 2020-12-31, 10:30"),
     ("3.14159265 and 1.000.000", "3.14159265 and 1.000.000"),
     ("ann.lee+x@mail.example.org!", "[email]!"),

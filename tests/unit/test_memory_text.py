@@ -71,3 +71,17 @@ def test_only_what_lies_inside_is_taken(tmp_path: Path) -> None:
     (root / "round").symlink_to(root / "round")
     with pytest.raises(InputError):
         inside(root, "round", "here")
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chats" / "locked").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="here: a folder in it cannot be read: Permission denied"):
+        inside(tmp_path, "chats", "here")

@@ -11,7 +11,7 @@ KINDS = ("urls", "emails", "handles", "phones", "names")  # in this order: an ad
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"]+", re.IGNORECASE)
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _HANDLE = re.compile(r"(?<![\w@])@(?:\u2068[^\u2068\u2069\n]+\u2069|[A-Za-z0-9_][\w.]{1,31})")
-_PHONE = re.compile(r"(?<![\w.,])\+?\(?\d(?:[ \t\u00a0()./-]{0,2}\d){6,14}(?!\w)")
+_PHONE = re.compile(r"(?<![\w.,])\+?\(?\d(?:[ \t\u00a0\u202f()./\u2011-]{0,2}\d){6,14}(?!\w)")
 _NO_PHONE = re.compile(  # dates, years, numbers with a decimal point or with thousands
     r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}|\d{4} ?[-/] ?\d{4}|\d+\.\d+|\d{1,3}(?:\.\d{3})+"
 )

@@ -75,7 +75,7 @@ def windows(messages: Sequence[Message], how: Windows) -> tuple[list[Window], di
     for group in rooms.values():
         others = [name for name in dict.fromkeys(one.sender for one in group) if name != how.speaker]
         redactor = Redactor(how.redact, how.names, others)
-        labels = {name: _label(number, name, how) for number, name in enumerate(others, 1)}
+        labels = {name: _label(number, name, how, redactor) for number, name in enumerate(others, 1)}
         for talk in conversations(group, how.gap):
             found += _of(talk, how, redactor, labels if len(others) > 1 else {})
         counts += redactor.counts
@@ -107,5 +107,7 @@ def _mark(one: Message) -> str:
     return digest_value("message", [one.sender, one.time, one.text])
 
 
-def _label(number: int, name: str, how: Windows) -> str:
-    return how.names.get(name, f"Person {number}" if "names" in how.redact else name)
+def _label(number: int, name: str, how: Windows, redactor: Redactor) -> str:
+    """What a speaker is called in a context. An export knows by their number whom the phone has no name for."""
+    bare = how.names.get(name) or redactor(name)
+    return f"Person {number}" if says_nothing(bare) else bare
