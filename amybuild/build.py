@@ -146,7 +146,7 @@ def _held(project: Project, plan: Plan) -> dict[str, Record]:
 
 def _finish(project: Project, records: Mapping[str, Record], summary: Summary, sink: Sink) -> None:
     """Record the build and put its product in place, unless it lies there untouched."""
-    from amybuild.product import intact, keep_map, link_map, publish, steers_as
+    from amybuild.product import intact, keep_map, publish, steers_as
 
     persona, history, folder = project.persona, project.history, project.folder
     outputs = {id: record.output for id, record in records.items()}
@@ -157,8 +157,7 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     stamp = history.product(folder)
     summary.build, summary.product = hash, folder
     changed = intact(folder, stamp.get("files", {}))
-    words = _variant_words(project.options.variant)
-    variant = " ".join(words)
+    variant = " ".join(_variant_words(project.options.variant))
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id not in BESIDE} == keys
     told = told and (project.recalled is None or (record is not None and SNAPSHOT in record.actions))
     told = told and record is not None and steers_as(record.info, persona)
@@ -167,16 +166,14 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):
         raise CacheDamage("a result is no longer whole", where=str(project.store.root), remedy=AGAIN)
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
-        graph = graph_digest(project)
         earlier = record or history.last()
-        before = earlier.info if earlier else {}
-        info = link_map(persona, project.store, hash, outputs, graph, keys, _made_from(project, words), before)
+        info = _info(project, hash, keys, outputs, earlier.info if earlier else {})
         now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
         pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, now)}
         if project.recalled is not None:
             pairs[SNAPSHOT] = (project.recalled.key, project.recalled.output)
-        record = BuildRecord(hash, persona.name, now, pairs, graph["digest"], base, variant, info)
+        record = BuildRecord(hash, persona.name, now, pairs, info["graph"]["digest"], base, variant, info)
         history.add(record, when)
     elif not history.log() or history.log()[-1][1] != hash:
         history.went_to(hash, when, variant)
@@ -188,6 +185,32 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
     history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
     summary.published = True
+
+
+def _info(
+    project: Project, hash: str, keys: Mapping[str, str], outputs: Mapping[str, str], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The link map of a build, as it is told now."""
+    from amybuild.product import link_map
+
+    made_from = _made_from(project, _variant_words(project.options.variant))
+    return link_map(project.persona, project.store, hash, outputs, graph_digest(project), keys, made_from, before)
+
+
+def tells(project: Project, build: str) -> bool:
+    """Whether the account of a build is the one that would be written now. What changes no key, such as a comment in
+    the Personafile or another name for a recipe, waits until an account is written for another reason."""
+    record = project.history.read(build)
+    if record is None:
+        return False
+    pairs = {id: pair for id, pair in record.actions.items() if id not in BESIDE}
+    keys, outputs = ({id: pair[i] for id, pair in pairs.items()} for i in (0, 1))
+    try:
+        return digest_value("info", _info(project, build, keys, outputs, record.info)) == digest_value(
+            "info", record.info
+        )
+    except (CacheDamage, KeyError):
+        return False
 
 
 def _made_from(project: Project, variant: list[str]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def build(found: Answer, cache: str) -> Done | None:
     done, records = Done(Summary(known.persona, build=known.build), []), dict[str, Record]()
     try:
         done.whole = not work.actions or _run(work, done, records)
-    except (Unlike, CacheDamage):
+    except (Unlike, CacheDamage, OSError):  # a file of the account is gone, say
         return done
     finally:
         work.store.close()

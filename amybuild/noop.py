@@ -28,6 +28,8 @@ def value(words: list[str], short: str, long: str, default: str) -> str:
             found = after
         elif word.startswith(f"{long}="):
             found = word[len(long) + 1 :]
+        elif word.startswith(short):
+            found = word[len(short) :].removeprefix("=")
     return found
 
 
@@ -39,9 +41,10 @@ def question(argv: list[str]) -> tuple[str, str]:
     root = os.path.dirname(os.path.realpath(file))
     settings = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("AMYBUILD_"))
     place = os.environ.get("AMYBUILD_CACHE")
-    cache = (
-        os.path.join(os.path.abspath(directory), os.path.expanduser(place)) if place else os.path.join(root, "cache")
-    )
+    if place and "://" not in place:
+        cache = os.path.join(os.path.abspath(directory), os.path.expanduser(place))
+    else:
+        cache = os.path.join(root, "cache")
     parts = [FORMAT, sys.version, __file__, os.getcwd(), root, *words, "", *sys.path, "", *settings]
     asked = "\0".join(parts)
     name = f"{zlib.crc32(asked.encode(errors='surrogateescape')):08x}"

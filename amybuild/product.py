@@ -248,7 +248,7 @@ def _put(
         with store.lock(f"product-{digest_bytes(os.fsencode(folder))[:16]}"):
             if old.exists() and not folder.exists():
                 os.rename(old, folder)
-            if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file())):
+            if folder.exists() and not _is_product(folder, ours):
                 remedy = "choose another folder with -o"
                 raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
             shutil.rmtree(beside, ignore_errors=True)
@@ -268,6 +268,13 @@ def _put(
     for name in same:  # only its links changed, if nobody wrote to it meanwhile; if somebody did, that will show
         stamps[name] = [*ours[name][:2], stamps[name][2], ours[name][3]]
     return stamps
+
+
+def _is_product(folder: Path, ours: Mapping[str, Any]) -> bool:
+    """Whether a folder may be replaced: it is empty, has the mark of a product, or a file that we put there."""
+    if not folder.is_dir():
+        return False
+    return (folder / MARK).is_file() or not any(folder.iterdir()) or len(intact(folder, ours)) < len(ours)
 
 
 def _same(folder: Path, info: Mapping[str, Any], ours: Mapping[str, Any]) -> dict[str, str]:

@@ -175,8 +175,11 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, arg
     from dataclasses import replace
 
     from amybuild import compiled
-    from amybuild.build import proof
+    from amybuild.build import proof, tells
 
+    place = os.path.realpath(os.path.dirname(asked[0]))
+    if place != os.path.realpath(project.store.root / "noop"):
+        return  # called in a way that `noop.question` does not see through
     proven = proof(project, summary, evidence)
     if proven is not None:
         again = replace(summary, ran=[], hits=[*summary.ran, *summary.hits], published=False)
@@ -185,6 +188,8 @@ def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, arg
         explained = "" if args.targets else _fresh(project) + "\n"  # of what was named there is an account
         span = () if recalled is None or recalled.until is None else (recalled.read, recalled.until)
         known = compiled.take(project, summary, evidence)
+        if known and not tells(project, known.build):
+            known = None  # amended, the account would go on telling what is another by now
         behind = compiled.keep(compiled.place_of(asked[0]), known) if known else None
         noop.keep(asked, built, explained, proven, span, behind)
 
