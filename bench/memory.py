@@ -35,7 +35,7 @@ WORDS = TEXT.split()
 FEELINGS = ("warmth", "clarity", "grief", "curiosity", "delight", "calm")
 QUERIES = (
     "type:episodic",
-    "all | type:episodic | age:<30d | key:journal/* | sort:weight desc | limit:20",
+    "all | type:episodic | age:<120d | key:journal/* | sort:weight desc | limit:20",
     "(key:people/* or emotion:>=8) and not weight:<0.3 | sort:created | limit:100",
     "degree > 8 | sort:degree | limit:50",
     "neighbours:journal/j-000008 | limit:5",

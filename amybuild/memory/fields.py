@@ -127,7 +127,7 @@ def _phrase(value: Value, sign: str, typed: str) -> Test:
     return lambda graph, node: found(value(graph, node)) is not None
 
 
-def _years_old(graph: MemoryGraph, node: Entry) -> float | None:
+def _seconds_old(graph: MemoryGraph, node: Entry) -> float | None:
     when = instant(node.created)
     return None if when is None or graph.now is None else graph.now - when
 
@@ -145,7 +145,7 @@ FIELDS: Mapping[str, Field] = {
     "key-len": Field(lambda graph, node: len(node.key), _number, "key-len:>=60"),
     "content-len": Field(lambda graph, node: node.length, _number, "content-len:>1000"),
     "created": Field(lambda graph, node: instant(node.created), _date, "created:>=2025-03"),
-    "age": Field(_years_old, _age, "age:<7d"),
+    "age": Field(_seconds_old, _age, "age:<7d"),
 }
 SORTABLE = tuple(name for name in FIELDS if name != "match")
 # what the original's queries know and a graph does not hold
