@@ -10,7 +10,11 @@ from amybuild.plan.plan import Action
 
 _FEW = 4  # memory nodes that are drawn one by one; more that go the same way are one box
 _CORPORA = ("corpus", "chat", "texts", "labels")  # rules whose examples may come from a file
-_KINDS = {"memory": "memory graph", "corpus": "corpora", "target": "targets", "action": "actions", "product": "product"}
+_READ = ("memory", "file")  # kinds of what is not made here
+_KINDS = {
+    **{"memory": "memory graph", "file": "files", "corpus": "corpora"},
+    **{"target": "targets", "action": "actions", "product": "product"},
+}
 
 
 @dataclass
@@ -48,7 +52,7 @@ def picture(
             name = corpus or target
             drawn.arrow(name, target)
         for box in _sources(action, (queries or {}).get(action.target)):
-            drawn.arrow(drawn.box(box, "memory"), name)
+            drawn.arrow(drawn.box(box, box.partition(":")[0]), name)
         for need in action.needs:
             drawn.arrow(need if by_action else actions[need].target, name)
     if "persona" in drawn.kinds and not by_action:
@@ -91,7 +95,7 @@ def render(
 ) -> str:
     """The picture in one of the forms of ``amybuild graph --format``; see `picture`."""
     drawn = picture(actions, by_action, product, queries)
-    made = [name for name, kind in drawn.kinds.items() if kind != "memory"]
+    made = [name for name, kind in drawn.kinds.items() if kind not in _READ]
     if form == "json":
         pairs = [[need, name] for name, needs in drawn.needs.items() for need in needs]
         found = {"schema": 1, "nodes": made, "edges": pairs, "kinds": drawn.kinds}
@@ -118,7 +122,7 @@ def _dot(drawn: Picture) -> str:
 
     rows = ["digraph persona {", "  rankdir=LR;", "  node [shape=box];"]
     for kind, title, names in _groups(drawn):
-        shape = " node [shape=note];" if kind == "memory" else ""
+        shape = " node [shape=note];" if kind in _READ else ""
         rows.append(f"  subgraph cluster_{kind} {{ label={quoted(title)};{shape}")
         rows += [f"    {quoted(name)};" for name in names]
         rows.append("  }")

@@ -222,6 +222,7 @@ def test_texts_of_a_file_are_a_corpus(tmp_path: Path) -> None:
         "steer.x         <- steer.x/texts, steer.x/labels",
         "steer.x/labels  <- file:stories",
     ]
+    assert json.loads(render(steps, "json", by_action=False))["kinds"]["file:stories"] == "file"
 
 
 def test_the_graph_as_text_keeps_names_whole() -> None:
