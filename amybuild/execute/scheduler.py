@@ -304,8 +304,8 @@ class Scheduler:
             self.outcome.alone.append(action.id)
         self.sink(Event("done", action.id, {"seconds": result.seconds, "differs": differs}))
         self.outcome.ran.append(action.id)
-        # a comparison goes on from what the cache has: each action is judged on the inputs it had
-        return self._finish(action.id, known if known is not None and self.compare else record)
+        # what comes after goes on from what the cache has: in a comparison each action is judged on the inputs it had
+        return self._finish(action.id, known if known is not None and (self.compare or not differs) else record)
 
     def _fail(self, id: str, why: Failure) -> None:
         self._no_longer_ready(id)

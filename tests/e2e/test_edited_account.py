@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,3 +146,11 @@ def test_a_cache_that_is_an_address_makes_no_folder_of_that_name(
         tick()
         assert space.run().code == 0
     assert not (space.root / "file:").exists()
+
+
+def test_an_action_made_again_with_the_same_result_is_told_as_the_cache_has_it(space: Space) -> None:
+    time.sleep(1.1)  # accounts tell seconds
+    prose(space, 1)
+    tick()
+    assert space.run("--force", "persona").code == 0
+    assert left(space) == anew(space)
