@@ -29,7 +29,7 @@ from amybuild.memory.address import is_server, shown
 from amybuild.memory.graph import MemoryGraph
 from amybuild.memory.mcp import Limits, Unreachable
 from amybuild.memory.reading import Reading
-from amybuild.memory.snapshot import pack, shelve
+from amybuild.memory.snapshot import pack, shelve_files
 from amybuild.memory.source import read_source
 from amybuild.personafile.schema import Persona
 
@@ -163,7 +163,7 @@ def _read(cache: ActionCache, output: str, persona: Persona, reading: Reading) -
             _fetch(cache, output)
             files = store.tree(output) or {}
         paths = {name: os.fspath(store.object_path(entry.digest)) for name, entry in files.items()}
-        return MemoryGraph(shelve(paths, reading), shown(persona.graph)) if paths else None
+        return MemoryGraph(shelve_files(paths, reading), shown(persona.graph)) if paths else None
     except (CacheDamage, InputError):
         return None
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from amybuild.actions.context import ActionContext
-from amybuild.actions.tagged import plain
 from amybuild.errors import ActionError, InputError
-from amybuild.memory.jsonl import read_jsonl
 from amybuild.model.checkpoint import Checkpoints
 from amybuild.model.data import read_lines, read_replies, write_json, write_lines
 from amybuild.model.full import unfrozen, write_difference
@@ -26,8 +24,8 @@ _SURE = 0.75  # the estimate is good to a quarter: what is refused would not hav
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: base, corpus, neutral; nodes where the teacher reads them. params: recipe fields (`Settings` and those
-    read here). Writes a vector, curve.jsonl and train.json."""
+    """inputs: base, corpus, neutral; texts where the teacher reads its node's prose. params: recipe fields (`Settings`
+    and those read here). Writes a vector, curve.jsonl and train.json."""
     params = ctx.params
     settings = Settings.of(params)
     learn, tune = _one_of(params, "learn", LEARN), _one_of(params, "tune", TUNE)
@@ -116,24 +114,21 @@ def _data(ctx: ActionContext, base: Loaded, learn: str, settings: Settings) -> D
     replay = read_replies(ctx.inputs["neutral"] / "train.jsonl", tokenizer, max_tokens=longest)
     if settings.distill_weight <= 0:
         return Data(rows, others, replay)
-    told = _one_of(ctx.params, "teacher", TEACHER)
-    text = " ".join(plain(one.content)[0] for one in read_nodes(ctx)) if told == "node" else ""
+    prose = ""
+    if _one_of(ctx.params, "teacher", TEACHER) == "node":
+        texts = sorted(read_lines(ctx.inputs["texts"] / "texts.jsonl"), key=lambda one: str(one["node"]))
+        prose = " ".join(str(one["text"]) for one in texts)
     taught = teachers(
         tokenizer,
         read_lines(corpus),
         rows,
         reply=learn,
         examples=_at_least(ctx.params, "teacher_examples", 5, 0),
-        text=text,
+        text=prose,
         seed=ctx.seed("teacher"),
         max_tokens=_at_least(ctx.params, "teacher_tokens", 1024, 16),
     )
     return Data(rows, others, replay, taught)
-
-
-def read_nodes(ctx: ActionContext) -> list[Any]:
-    """The memory nodes that this action was given, by key."""
-    return sorted(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"), key=lambda node: node.key)
 
 
 def _one_of(params: Mapping[str, Any], name: str, known: tuple[str, ...]) -> str:

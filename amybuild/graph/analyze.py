@@ -166,13 +166,12 @@ class _Analysis:
                 return self.graph.add(Action(task.vector, task.target, "adopt", {"kind": kind}, read, source=source))
         params, origins = _take(task.recipe, _TRAIN)
         needs = task.recipe.resources
-        told = params["distill_weight"] > 0 and params["teacher"] == "node"  # only such a teacher reads prose
-        nodes = self._nodes(f"{task.where} node", task.node, task.query) if told else ()
-        return self.graph.add(
-            Action(
-                task.vector, task.target, "train", params, dict(inputs), nodes=nodes, origins=origins, resources=needs
-            )
-        )
+        read = dict(inputs)
+        if params["distill_weight"] > 0 and params["teacher"] == "node":  # only such a teacher reads prose
+            nodes = self._nodes(f"{task.where} node", task.node, task.query)
+            least = {"min_chars": 0}
+            read["texts"] = self.graph.add(Action(f"{task.target}/texts", task.target, "texts", least, nodes=nodes))
+        return self.graph.add(Action(task.vector, task.target, "train", params, read, origins=origins, resources=needs))
 
     def _texts(self, where: str, query: str, texts: Texts | None, concept: str) -> _Read:
         """The texts of a direction: tagged memories of `query`, or `texts`."""

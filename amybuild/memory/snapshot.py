@@ -29,7 +29,7 @@ def pack(nodes: Iterable[Node]) -> dict[str, bytes]:
     return {name: b"\n".join([*files.pop(name), b""]) for name in sorted(files)}
 
 
-def shelve(files: Mapping[str, str], reading: Reading) -> Shelf:
+def shelve_files(files: Mapping[str, str], reading: Reading) -> Shelf:
     """The nodes of the files of `pack` (name -> the path where it lies), left in them.
 
     A file that `reading` knows is not parsed again. Raises `InputError` for other files.

@@ -20,7 +20,7 @@ from amybuild.memory.graph import read_graph
 from amybuild.memory.jsonl import write_jsonl
 from amybuild.memory.node import Link, Node, clean
 from amybuild.memory.reading import Reading
-from amybuild.memory.snapshot import pack, shelve
+from amybuild.memory.snapshot import pack, shelve_files
 from amybuild.memory.write import write_folder
 from tests.servers.original import neighbours, render
 
@@ -104,7 +104,7 @@ def test_a_snapshot(given_nodes: list[Node]) -> None:
         paths = {name: os.path.join(folder, name) for name in files}
         for name, data in files.items():
             Path(paths[name]).write_bytes(data)
-        found = shelve(paths, Reading())
+        found = shelve_files(paths, Reading())
         assert list(found.values()) == given_nodes
         assert pack(found.values()) == files == pack(given_nodes)
 
