@@ -51,7 +51,7 @@ def nodes(count: int) -> Any:
     chance = random.Random(7)
     names = [f"{('journal/j', 'journal/j', 'people/p', 'pattern')[i % 4]}-{i:06d}" for i in range(count)]
     for i, key in enumerate(names):
-        lines = [" ".join(chance.choices(WORDS, k=12)).capitalize() + "." for _ in range(26)]
+        lines = [" ".join(chance.choices(WORDS, k=12)).capitalize() + "." for _ in range(22)]
         text = f"# {key}\n\n" + "\n".join(lines) + "\n"
         if i % 4 == 3:
             text += f"\n```dialogue\nUser: {lines[0]}\nAssistant: {lines[1]}\nNot: {lines[2]}\n```\n"
