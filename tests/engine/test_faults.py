@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import subprocess
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tests.harness import Space
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("stays", [False, True])
 def test_a_disk_that_fails_somewhere_is_a_clean_error_at_most(ram: Path, number: int, stays: bool) -> None:
-    tried, wrong = faults.everywhere(ram, number, stays, first=random.randint(1, 90), step=90)
+    tried, wrong = faults.everywhere(ram, number, stays, first=41, step=90)
     assert not wrong, wrong[0]
     assert tried >= 3
 
