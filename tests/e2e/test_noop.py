@@ -16,7 +16,8 @@ import pytest
 
 import amybuild
 from amybuild import kept, noop
-from tests.harness import ROOT, Result, Space, plain
+from tests.edits import looked
+from tests.harness import ROOT, Space, plain
 
 NODE = "memory/pattern-listen.md"
 
@@ -28,15 +29,6 @@ def words(space: Space, *args: str) -> list[str]:
 def known(space: Space, *args: str) -> tuple[str, str] | None:
     """What is answered without looking any further."""
     return noop.answer(words(space, *args))
-
-
-def looked(space: Space, *args: str) -> Result:
-    """What the whole program says."""
-    os.environ["AMYBUILD_NO_STAMP"] = "1"
-    try:
-        return space.run(*args)
-    finally:
-        del os.environ["AMYBUILD_NO_STAMP"]
 
 
 @pytest.fixture
