@@ -51,15 +51,18 @@ def run_job(
     run(ActionContext(job.id, job.key, job.params, inputs, out, progress, job.inputs, memo, checkpoint, free_memory))
 
 
-def host() -> dict[str, Any]:
-    """The fingerprint of where an action ran: recorded, not part of any key."""
+def host(rule: str) -> dict[str, Any]:
+    """The fingerprint of where an action of this rule ran: recorded, not part of any key.
+
+    What it does not compute with says nothing about it, and may be half imported by another thread.
+    """
     here = os.uname()
     found: dict[str, Any] = {
         "python": sys.version.split()[0],
         "machine": here.machine,
         "system": here.sysname,
     }
-    torch = sys.modules.get("torch")
+    torch = sys.modules.get("torch") if "torch" in RULES[rule].libraries else None
     if torch is not None:
         found |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
         found |= {"cpu": torch.backends.cpu.get_cpu_capability(), "processor": _processor()}

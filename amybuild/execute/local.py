@@ -31,7 +31,7 @@ class LocalExecutor:
         *,
         jobs: int = 2,
         progress: Progress = lambda *_: None,
-        host: Callable[[], Mapping[str, Any]] = dict,
+        host: Callable[[str], Mapping[str, Any]] = lambda _: {},
         source_digest: Callable[[Path], str] | None = None,
     ) -> None:
         self.store, self.runner = store, runner
@@ -116,7 +116,7 @@ class LocalExecutor:
                 what = "it changed while it was being read, so nothing was kept"
                 return Failure(Kind.ERROR, what, job.source.path, "build again")
             seconds = time.monotonic() - began
-            return Result(self.store.put_tree(out), seconds, self.host())
+            return Result(self.store.put_tree(out), seconds, self.host(job.rule))
         finally:
             shutil.rmtree(room, ignore_errors=True)
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
+
+import pytest
+
+from amybuild.perform import host
 
 CODE = """
 import threading
@@ -28,3 +33,10 @@ assert not failed, failed
 def test_all_rules_import_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_library_that_another_thread_still_imports_is_no_part_of_an_action_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))  # what is there while it runs its first line
+    assert "torch" not in host("corpus")

@@ -100,7 +100,7 @@ class World:
             runner or Fake(),
             jobs=jobs,
             progress=lambda id, *_: told(Event("progress", id)),
-            host=lambda: {"machine": "here"},
+            host=lambda _: {"machine": "here"},
             source_digest=options.pop("source_digest", None),
         )
         options = {"needs": lambda one: {**HEAVY.get(one.rule, {}), **one.resources}, "pause": 0.0, **options}

@@ -43,7 +43,7 @@ def hook(id):
         time.sleep(0.02)
 
 store = Store(root)
-executor = LocalExecutor(store, Fake(hook=hook), host=lambda: {"machine": "there"})
+executor = LocalExecutor(store, Fake(hook=hook), host=lambda _: {"machine": "there"})
 handle = executor.submit(job)
 result = executor.poll([handle], 60)[handle]
 executor.close()
