@@ -1,8 +1,7 @@
 """Classes of fields, used as those of `dataclasses` are, for modules that a build after one edit imports.
 
-`dataclasses` imports `inspect`, and compiles six methods of each class from source: that was a sixth of such a build's
-time. Here a constructor is compiled when the first object is made, and nothing else is. What is left out: slots, order,
-and fields of base classes.
+`dataclasses` imports `inspect` and compiles six methods of each class from source: that was a sixth of such a build's
+time. Here the methods are closures over the names of the fields. Left out: slots, order, fields of base classes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ _NONE: Any = object()  # no default
 
 class _Field:
     def __init__(self, default: Any, factory: Callable[[], Any] | None, compare: bool) -> None:
-        self.default, self.factory, self.compare = default, factory, compare
+        self.optional = factory is not None or default is not _NONE
+        self.make = factory or (lambda: default)
+        self.compare = compare
 
 
 def field(*, default: Any = _NONE, default_factory: Callable[[], Any] | None = None, compare: bool = True) -> Any:
@@ -38,11 +39,15 @@ def _made(cls: Any, frozen: bool) -> Any:
         fields[name] = given if isinstance(given, _Field) else _Field(given, None, True)
         if isinstance(given, _Field):
             delattr(cls, name)
+    names, after = tuple(fields), getattr(cls, "__post_init__", None)
     compared = attrgetter(*(name for name, one in fields.items() if one.compare))
 
     def __init__(self: Any, *args: Any, **named: Any) -> None:
-        cls.__init__ = _constructor(fields, hasattr(cls, "__post_init__"))
-        cls.__init__(self, *args, **named)
+        if named or len(args) != len(names):
+            args = _complete(cls.__name__, fields, args, named)
+        self.__dict__.update(zip(names, args, strict=True))
+        if after:
+            after(self)
 
     def __eq__(self: Any, other: object) -> Any:
         return compared(self) == compared(other) if other.__class__ is self.__class__ else NotImplemented
@@ -57,22 +62,18 @@ def _made(cls: Any, frozen: bool) -> Any:
     cls.__hash__ = (lambda self: hash(compared(self))) if frozen else None
     if frozen:
         cls.__setattr__ = cls.__delattr__ = __setattr__
-    cls.__fields__ = tuple(fields)
+    cls.__fields__ = names
     return cls
 
 
-def _constructor(fields: dict[str, _Field], more: bool) -> Callable[..., None]:
-    known: dict[str, Any] = {"NONE": _NONE}
-    given, lines = ["self"], ["    values = self.__dict__"]
-    for name, one in fields.items():
-        known[f"default_{name}"] = one.factory or one.default
-        given.append(f"{name}=NONE" if one.factory else name if one.default is _NONE else f"{name}=default_{name}")
-        made = f"default_{name}() if {name} is NONE else {name}" if one.factory else name
-        lines.append(f"    values[{name!r}] = {made}")
-    if more:
-        lines.append("    self.__post_init__()")
-    exec("\n".join([f"def __init__({', '.join(given)}):", *lines]), known)
-    return known["__init__"]  # type: ignore[no-any-return]
+def _complete(what: str, fields: dict[str, _Field], args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+    """The values of all fields, in order, from some of them."""
+    left = list(fields)[len(args) :]
+    odd = [*args[len(fields) :], *(name for name in named if name not in left)]
+    missing = [name for name in left if name not in named and not fields[name].optional]
+    if odd or missing:
+        raise TypeError(f"{what}({', '.join(fields)}): missing {missing}, twice or too many {odd}")
+    return (*args, *(named[name] if name in named else fields[name].make() for name in left))
 
 
 def values(one: Any) -> dict[str, Any]:

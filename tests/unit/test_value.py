@@ -1,4 +1,4 @@
-"""Value classes behave as those of `dataclasses` do, and cost a build neither `inspect` nor a compiler."""
+"""Value classes behave as those of `dataclasses` do, and a build after one edit does not import those."""
 
 from __future__ import annotations
 
@@ -54,15 +54,14 @@ GIVEN = st.dictionaries(st.sampled_from((*NAMES, "z")), st.one_of(st.integers(0,
 def made(cls: Any, args: list[int], named: dict[str, Any]) -> Any:
     try:
         one = cls(*args, **named)
-    except TypeError as error:
-        return str(error)
+    except TypeError:
+        return None
     return [getattr(one, name) for name in NAMES]
 
 
 @given(st.lists(st.integers(0, 2), max_size=5), GIVEN)
 def test_what_a_constructor_takes_and_refuses_is_the_same(args: list[int], named: dict[str, Any]) -> None:
-    found, wanted = made(Point, args, named), made(Standard, args, named)
-    assert found == (wanted.replace("Standard.", "") if isinstance(wanted, str) else wanted)
+    assert made(Point, args, named) == made(Standard, args, named)
 
 
 @given(GIVEN, GIVEN)
