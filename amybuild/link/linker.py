@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,10 @@ from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe
 from amybuild.link.strength import layer_of
 from amybuild.link.tally import Counts, Sums, Tally, numbers_of
-from amybuild.link.tensors import Shard, Weight, all_tensors, extent
+from amybuild.link.tensors import Shard, Stored, Weight, all_tensors, extent
 from amybuild.link.vector import TaskVector
+
+Put = Callable[[Stored, int, NDArray[Any]], None]  # new values of a tensor from an entry on, in its storage type
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class Linker:
         self._vectors = vectors
         self._memo = memo
         self._local = threading.local()
-        self._spare: deque[NDArray[np.uint8]] = deque()
         self._layers = layer_count(base)
         self._counts: dict[tuple[str, tuple[tuple[int, float], ...]], Sums] = {}  # by layer and by who acts there
         self._joins: dict[str, Join] = {}
@@ -62,16 +62,14 @@ class Linker:
         join = self._joins[weight]
         return [Span(join, *rows) for rows in row_blocks(join.weight.shape, SPAN)]
 
-    def merged(self, span: Span) -> tuple[NDArray[Any], Counts]:
-        """The new values of a span, flat in the base's storage type, and the counts of its merge."""
-        join, weight = span.join, span.join.weight
-        join.prepare(self._scratch())
-        strength = self._strength(join)
-        columns = extent(weight.shape)[1]
+    def merge(self, span: Span, put: Put) -> Counts:
+        """Merge a span, hand its new values on in pieces, and give the counts: in any thread."""
+        join, scratch = span.join, self._scratch()
+        join.prepare(scratch)
         known = self._memo.get(ALL, _entry(span), numbers_of(len(join.parts)))
         counts = Counts(len(join.parts), known)
-        out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
-        join.add(span.start, span.stop, strength, self._scratch(), counts, out)
+        for start, values in join.merged(span.start, span.stop, self._strength(join), scratch, counts):
+            put(join.weight.stored, start, values)
         join.finish(span.start, span.stop)
         for part, square in zip(join.parts, counts.table.diagonal(), strict=True):
             if not np.isfinite(square):
@@ -80,7 +78,7 @@ class Linker:
                     where=f"task vector {part.vector}",
                     remedy="its training went astray: train it again",
                 )
-        return out, counts
+        return counts
 
     def delta(self, weight: str) -> Delta:
         """What is added to a weight that changes, lambda and depth in it."""
@@ -157,23 +155,6 @@ class Linker:
                 cuts[vector.name] = self._known(vector.name, "") or band(deltas, self._recipe.density, gamma)
                 self._memo.put(vector.name, "", cuts[vector.name])
         return cuts
-
-    def reuse(self, piece: NDArray[Any]) -> None:
-        """Take back the array of a span that has been written: fresh memory costs as much as the merge."""
-        whole = piece
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        self._spare.append(whole)
-
-    def _buffer(self, size: int, kind: Any) -> NDArray[Any]:
-        length = size * np.dtype(kind).itemsize
-        try:
-            whole = self._spare.pop()
-        except IndexError:
-            whole = np.empty(0, np.uint8)
-        if whole.size < length:
-            whole = np.empty(length, np.uint8)
-        return whole[:length].view(kind)
 
     def _scratch(self) -> Scratch:
         found: Scratch | None = getattr(self._local, "scratch", None)
