@@ -21,6 +21,7 @@ from amybuild.link.tally import Counts, Sums, Tally, numbers_of
 from amybuild.link.tensors import Shard, Stored, Weight, all_tensors, extent
 from amybuild.link.vector import TaskVector
 
+_STATED_ONLY = ("scale", "only", "depth", "device")  # in the report where they say something
 Put = Callable[[Stored, int, NDArray[Any]], None]  # new values of a tensor from an entry on, in its storage type
 
 
@@ -43,6 +44,7 @@ class Linker:
         self._memo = memo
         self._local = threading.local()
         self._layers = layer_count(base)
+        self._join, self._device = _merger(recipe)
         self._counts: dict[tuple[str, tuple[tuple[int, float], ...]], Sums] = {}  # by layer and by who acts there
         self._joins: dict[str, Join] = {}
         wide = self._global_cuts() if recipe.values.get("scope") == "global" else {}
@@ -50,7 +52,7 @@ class Linker:
             if parts := self._parts(stored.name):
                 stored.check_float()
                 cuts = [wide.get(part.vector) or self._known(part.vector, stored.name) for part in parts]
-                self._joins[stored.name] = Join(Weight(shard, stored), parts, recipe, cuts)
+                self._joins[stored.name] = self._join(Weight(shard, stored), parts, recipe, cuts)
 
     @property
     def weights(self) -> list[str]:
@@ -118,13 +120,14 @@ class Linker:
             "scale": [{k: v for k, v in vars(entry).items() if v is not None} for entry in strengths.scale],
             "only": list(strengths.only),
             "depth": vars(strengths.depth) if strengths.depth else None,
+            "device": self._device,
             "tensors_touched": len(self._joins),
             "order": names,
             "vectors": {name: overall.vector(i, names) for i, name in enumerate(names)},
             "cosine": overall.cosines(),
             "layers": [{"layer": layer, **tallies[layer].row()} for layer in layers],
         }
-        return {key: value for key, value in account.items() if value or key not in ("scale", "only", "depth")}
+        return {key: value for key, value in account.items() if value or key not in _STATED_ONLY}
 
     def _strength(self, join: Join) -> float:
         depth = self._recipe.strengths.depth
@@ -165,6 +168,18 @@ class Linker:
 
 def _entry(span: Span) -> str:
     return json.dumps([span.join.name, span.start, [part.vector for part in span.join.parts]])
+
+
+def _merger(recipe: Recipe) -> tuple[Callable[..., Join], str]:
+    """What merges one weight, and for the report where; nothing for a link that asks for the CPU."""
+    if recipe.device == "cpu":
+        return Join, ""
+    from amybuild.link import torch_backend  # torch takes seconds to import: only for those who ask for a GPU
+
+    if not torch_backend.supports(recipe.method):
+        return Join, f"cpu: {recipe.method.name} is not merged on a GPU"
+    device = torch_backend.resolve(recipe.device)
+    return (Join, "cpu: no CUDA device here") if device is None else (torch_backend.join_on(device), device.type)
 
 
 def layer_count(base: Sequence[Shard]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -48,11 +48,16 @@ def band(delta: Sequence[Delta], density: float, gamma: float = 0.0) -> Cut:
     would leave fewer than k.
     """
     size = sum(int(np.prod(extent(one.shape))) for one in delta)
+    return band_of(lambda k: kth_largest(delta, k), size, density, gamma)
+
+
+def band_of(largest: Callable[[int], float], size: int, density: float, gamma: float) -> Cut:
+    """`band` of `size` entries; `largest(k)`: the k-th largest magnitude."""
     if density >= 1.0 or size == 0:
         return ALL
     k = kept_count(density, size)
     top = min(int(gamma * size), size - k)
-    return kth_largest(delta, top + k), (kth_largest(delta, top + 1) if top else ALL[1])
+    return largest(top + k), (largest(top + 1) if top else ALL[1])
 
 
 class Join:

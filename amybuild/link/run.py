@@ -101,4 +101,6 @@ def _keys(recipe: Recipe, vectors: Sequence[str], digests: Mapping[str, str]) ->
     if method.matrix is not None or method.thins not in ("", "trim", "band"):
         return {}
     trim = {name: recipe.values[name] for name in ("density", "gamma", "scope") if name in recipe.values}
+    if recipe.device != "cpu":  # its counts may differ in digits that are not shown
+        trim["device"] = recipe.device
     return memo_keys(digests, vectors, trim)
