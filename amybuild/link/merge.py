@@ -26,7 +26,7 @@ Room = tuple[F32, F64, NDArray[np.int16]]
 Cut = tuple[float, float]  # the least and the largest magnitude that stay
 ALL: Cut = (0.0, float("inf"))
 _VOCABULARY = re.compile(r"embed|\bwte\b|\bwpe\b|head\b")
-_PIECE = 1 << 17  # entries of bfloat16 weights merged at a time: what they become stays in a core's cache
+_PIECE = 1 << 18  # entries of bfloat16 weights merged at a time: what they become stays in a core's cache
 _BLOCK = 1 << 16  # entries merged at a time: the working set of four vectors stays in a core's cache
 
 
