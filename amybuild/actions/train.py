@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
 
 from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
@@ -27,20 +29,37 @@ _SURE = 0.75  # the estimate is good to a quarter: what is refused would not hav
 def run(ctx: ActionContext) -> None:
     """inputs: base, corpus, neutral; texts where the teacher reads its node's prose. params: recipe fields (`Settings`
     and those read here). Writes a vector, curve.jsonl and train.json."""
+    shards = _at_least(ctx.params, "shards", 1, 1)
+    _check_memory(ctx, checked(ctx.params, "device", str, "cpu"), shards)
+    if shards == 1:
+        here(ctx, Checkpoints(ctx.checkpoint) if ctx.checkpoint else None, load_base)
+        return
+    from amybuild.actions import ranks
+
+    ranks.run(ctx, shards)
+
+
+class Load(Protocol):
+    """`load_base`, or what stands for it where a base lies in parts."""
+
+    def __call__(self, path: Path, *, dtype: str, device: str) -> AbstractContextManager[Loaded]: ...
+
+
+def here(ctx: ActionContext, keep: Checkpoints | None, load: Load) -> None:
+    """`run` in this process, whatever `shards` says: going on from `keep`, on the base that `load` gives."""
     params = ctx.params
     settings = Settings.of(params)
     learn, tune = _one_of(params, "learn", LEARN), _one_of(params, "tune", TUNE)
     dtype, device = checked(params, "dtype", str, "float32"), checked(params, "device", str, "cpu")
-    _check_memory(ctx, device)
     # a sum over other numbers of threads has other last bits, a sum by one has one value
     threads = 1 if checked(params, "strict", bool, False) else checked(params, "threads", int, 0)
     with (
         deterministic(threads),
-        load_base(ctx.inputs["base"], dtype=dtype, device=device) as base,
+        load(ctx.inputs["base"], dtype=dtype, device=device) as base,
     ):
         data = _data(ctx, base, learn, settings)
         how = {"lora": _lora, "full": _full}[tune]
-        done, told = how(ctx, base, data, settings)
+        done, told = how(ctx, base, data, settings, keep)
     write_lines(ctx.out / "curve.jsonl", done.curve)
     summary = {
         "examples": len(data.rows),
@@ -58,7 +77,7 @@ def run(ctx: ActionContext) -> None:
     write_json(ctx.out / "train.json", {**summary, **told, **watch})
 
 
-def _check_memory(ctx: ActionContext, device: str) -> None:
+def _check_memory(ctx: ActionContext, device: str, shards: int) -> None:
     """ActionError when a training cannot fit: before minutes are spent on loading and a first step."""
     if ctx.free_memory is None:
         return
@@ -67,12 +86,16 @@ def _check_memory(ctx: ActionContext, device: str) -> None:
     needed = of_folder(ctx.inputs["base"], ctx.params)
     on_gpu = resolve_device(device) == "cuda"
     there = torch.cuda.mem_get_info()[1] if on_gpu else ctx.free_memory() + needed.weights  # it may be loaded already
+    there = there if on_gpu else there // shards
     if needed.total * _SURE > there:
-        what = f"it takes about {needed.total / 2**30:.1f} GiB of memory, and {there / 2**30:.1f} GiB are there"
+        each = f" for each of {shards} processes" if shards > 1 else ""
+        what = f"it takes about {needed.total / 2**30:.1f} GiB of memory{each}, and {there / 2**30:.1f} GiB are there"
         raise ActionError(what, where=ctx.action, remedy=FEWER)
 
 
-def _lora(ctx: ActionContext, base: Loaded, data: Data, settings: Settings) -> tuple[Trained, dict[str, Any]]:
+def _lora(
+    ctx: ActionContext, base: Loaded, data: Data, settings: Settings, keep: Checkpoints | None
+) -> tuple[Trained, dict[str, Any]]:
     """Train factors; the base's own weights stay as they are."""
     rank, alpha = _at_least(ctx.params, "rank", 8, 1), checked(ctx.params, "lora_alpha", float, 16.0)
     rslora = checked(ctx.params, "rslora", bool, False)
@@ -80,28 +103,23 @@ def _lora(ctx: ActionContext, base: Loaded, data: Data, settings: Settings) -> t
     config = adapter_config(base.model, linear_modules(base.model, top), rank, alpha, rslora)
     with attached(base.model, rank=rank, alpha=alpha, rslora=rslora, seed=ctx.seed("lora_a"), top=top) as pairs:
         parameters = by_name(pairs)
-        done = _trained(ctx, base, parameters, data, settings)
+        done = train(base, parameters, data, settings, ctx.seed, ctx.progress, keep)
         write_adapter(ctx.out, pairs, config)
     count = sum(one.numel() for one in parameters.values())
     return done, {"rank": rank, "modules": len(pairs), "parameters": count}
 
 
-def _full(ctx: ActionContext, base: Loaded, data: Data, settings: Settings) -> tuple[Trained, dict[str, Any]]:
+def _full(
+    ctx: ActionContext, base: Loaded, data: Data, settings: Settings, keep: Checkpoints | None
+) -> tuple[Trained, dict[str, Any]]:
     """Train the weights themselves, and put them back: the vector is what they moved by."""
     with unfrozen(base.model, settings.top_layers) as (parameters, before):
-        done = _trained(ctx, base, parameters, data, settings)
+        done = train(base, parameters, data, settings, ctx.seed, ctx.progress, keep)
         changed = write_difference(ctx.out, parameters, before)
     count = sum(one.numel() for one in parameters.values())
     told = {"dense": True, "modules": len(parameters), "parameters": count, "changed": changed}
     # AdamW would keep two float32 numbers for each
     return done, {**told, "state_bytes": done.state_bytes, "state_share": done.state_bytes / (8 * count)}
-
-
-def _trained(
-    ctx: ActionContext, base: Loaded, parameters: Mapping[str, Any], data: Data, settings: Settings
-) -> Trained:
-    keep = Checkpoints(ctx.checkpoint) if ctx.checkpoint else None
-    return train(base, parameters, data, settings, ctx.seed, ctx.progress, keep)
 
 
 def _data(ctx: ActionContext, base: Loaded, learn: str, settings: Settings) -> Data:

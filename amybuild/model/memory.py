@@ -10,14 +10,17 @@ from typing import Any
 
 _SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _HEADS = ("embed", "lm_head", "wte", "wpe", "shared")  # parts of names that are no linear layer of a block
-FEWER = "less tokens_per_pass, activation_checkpointing = true, a smaller rank or dtype, or a machine with more"
+FEWER = "less tokens_per_pass, activation_checkpointing = true, a smaller rank or dtype, shards, or a larger machine"
 _PER_VOCABULARY = 5  # float32 numbers per reply token and word: logits, their softmax and gradient, and the base's
+_GATHERED = 3  # blocks: the one that computes, the next one, and what came for it from the others
 _REPLIES = 0.6  # share of a pass's tokens that are replies, at most, in dialogues
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Bytes on the device that trains: the base's weights, what is trained with its optimiser, and one pass.
+
+    With `shards`, of each process: its part of the blocks, those that are gathered meanwhile, and all the rest whole.
 
     A pass is what a block keeps for its gradient, about 10 hidden and 6 intermediate vectors a token; with activation
     checkpointing one hidden vector a token and block, and one block in full. Measured within a quarter (bench/LOG.md).
@@ -47,8 +50,10 @@ def estimate(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], p
         activations = tokens * blocks * hidden * size + one_block
     else:
         activations = one_block * (int(params["top_layers"]) or blocks)
+    shards, in_blocks = int(params["shards"]), sum(map(_count, below.values()))
+    held = in_blocks if shards == 1 else in_blocks // shards + _GATHERED * in_blocks // blocks
     return Estimate(
-        sum(whole.values()) * size,
+        (sum(whole.values()) - in_blocks + held) * size,
         _trained(below, params),
         activations,
         int(_REPLIES * tokens) * vocabulary * 4 * _PER_VOCABULARY,
