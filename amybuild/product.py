@@ -135,9 +135,9 @@ def link_map(
         "amybuild": __version__,
         "base": {
             "name": base.name,
-            "source": base.wheel or base.hub or base.path,
+            "source": _joined(base.wheel) or base.hub or base.path,
             "revision": base.revision,
-            "file": base.file,
+            "file": _joined(base.file),
             "digest": outputs[f"base.{base.name}/import"],
         },
         "graph": dict(graph),
@@ -172,6 +172,10 @@ def encode(value: Mapping[str, Any]) -> str:
 
     Not by ``indent``: that is the encoder in Python, ten times slower than the one in C."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",\n", ": "))
+
+
+def _joined(value: str | tuple[str, ...] | None) -> str | None:
+    return " + ".join(value) if isinstance(value, tuple) else value
 
 
 def _text(value: Mapping[str, Any]) -> bytes:

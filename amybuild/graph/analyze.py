@@ -74,7 +74,7 @@ class _Analysis:
 
     def _base(self, base: Base) -> str:
         params = {
-            key: value
+            key: list(value) if isinstance(value, tuple) else value
             for key in ("kind", "wheel", "hub", "revision", "file", "sha256")
             if (value := getattr(base, key)) is not None
         }

@@ -14,16 +14,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")  # of a persona, a base, a tar
 
 @dataclass(frozen=True)
 class Base:
-    """A base model: exactly one of `wheel`, `hub`, `path`."""
+    """A base model: exactly one of `wheel`, `hub`, `path`; several wheels where each brings a part of one `file`."""
 
     name: str
     kind: str  # "wheel" | "hub" | "path"
     where: str
-    wheel: str | None = None
+    wheel: str | tuple[str, ...] | None = None
     hub: str | None = None
     revision: str | None = None
     path: str | None = None
-    file: str | None = None
+    file: str | tuple[str, ...] | None = None
     sha256: str | None = None
 
 
