@@ -116,12 +116,9 @@ def test_an_edit_is_the_root_cause_of_all_that_follows(built: Space) -> None:
     assert found["task.listen/corpus"] == "stale"
     assert {a for a, s in found.items() if s == "unknown"} == {
         *(
-            "task.listen/train",
-            "task.listen/baseline",
-            "task.listen/verify",
+            *(f"task.listen/{step}" for step in ("train", "baseline", "measure", "verify")),
+            *(f"persona/{step}" for step in ("cross", "measure", "verify", "drift")),
             "checkpoint/link",
-            "persona/verify",
-            "persona/drift",
         )
     }
     by_target = {t["target"]: t for t in explained["targets"]}

@@ -117,7 +117,7 @@ def test_a_read_only_shared_store_is_not_written(built: Space, tmp_path: Path) -
     other.edit("Personafile.toml", "density = 0.5", "density = 0.25")
     before = sorted(shared.rglob("*"))
     summary, _ = here(other)
-    assert set(summary["ran"]) == {"checkpoint/link", "persona/verify", "persona/drift"}
+    assert set(summary["ran"]) == {*("checkpoint/link", "persona/measure", "persona/verify", "persona/drift")}
     assert sorted(shared.rglob("*")) == before
 
 
@@ -234,7 +234,7 @@ def test_an_s3_that_is_not_there_is_one_note_and_no_wait(
         monkeypatch.setenv("AMYBUILD_REMOTE", "s3://another-bucket")
     built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
     summary, told = finished(built.spawn("--json"))
-    assert set(summary["ran"]) == {"checkpoint/link", "persona/verify", "persona/drift"}
+    assert set(summary["ran"]) == {*("checkpoint/link", "persona/measure", "persona/verify", "persona/drift")}
     assert told.count("shared store") == 1, told
     assert "VERYSECRETKEY" not in told
     assert s3
