@@ -13,7 +13,7 @@ JOIN = LINKED | {"persona/cross"}
 
 def test_the_first_build_runs_everything_and_the_second_nothing(space: Space) -> None:
     first = space.build()
-    assert len(first.ran) == 22  # steer.joy/texts is readout/texts
+    assert len(first.ran) == 26  # steer.joy/texts is readout/texts
     assert (space.product / "model.safetensors").is_file()
     second = space.build()
     assert second.ran == set()

@@ -20,6 +20,7 @@ from tests.harness import ROOT
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 600
+LINKED = {"checkpoint/link", "persona/measure", "persona/verify", "persona/drift"}
 NODE = "memory/pattern-listening-as-avoidance.md"
 
 
