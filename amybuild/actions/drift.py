@@ -79,9 +79,9 @@ def both(data: Data, other: Rows, layer: int, candidate: Candidate, places: list
     import numpy as np
 
     from amybuild.readout.estimators import Side
-    from amybuild.readout.split import aucs, folds, read, units
+    from amybuild.readout.split import aucs, read, units
 
-    rows, fold = data.rows[layer], folds(data.ids, data.marks)
+    rows, fold = data.rows[layer], data.folds()
     asked = np.zeros(len(rows), dtype=bool)
     asked[places] = True
     scores = [np.full(data.marks.shape, np.nan) for _ in range(2)]

@@ -65,6 +65,7 @@ def read_labelled(labels: Path, activations: Path, wanted: Any, layers: tuple[in
 
     from amybuild.readout.choose import Data
     from amybuild.readout.estimators import nuisance
+    from amybuild.readout.split import grouped
 
     try:
         lines = [json.loads(x) for x in (labels / "labels.jsonl").read_text(encoding="utf-8").splitlines() if x.strip()]
@@ -76,6 +77,7 @@ def read_labelled(labels: Path, activations: Path, wanted: Any, layers: tuple[in
         there = [int(layer) for layer in about["layers"]]
         depth, hidden = int(about["num_layers"]), int(about["hidden_size"])
         found = {str(line["id"]): dict(line["labels"]) for line in lines}
+        shared = {str(line["id"]): frozenset(map(str, line.get("settings", ()))) for line in lines}
         shapes = all(stored[f"layer_{layer}"].shape == (len(ids), hidden) for layer in there)
         same = found.keys() <= set(ids) and shapes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
@@ -92,7 +94,8 @@ def read_labelled(labels: Path, activations: Path, wanted: Any, layers: tuple[in
     plain = {n: stored.get(f"neutral_{n}", np.zeros((0, hidden), np.float32)).astype(np.float64) for n in rows}
     for concept, column in zip(concepts, marks.T, strict=True):
         _enough(concept, int((column > 0).sum()), int((column < 0).sum()))
-    return Data(ids, tuple(concepts), depth, rows, marks, {n: nuisance(x) for n, x in plain.items()}), about
+    groups = grouped(ids, [shared.get(name, frozenset()) for name in ids])
+    return Data(ids, tuple(concepts), depth, rows, marks, {n: nuisance(x) for n, x in plain.items()}, groups), about
 
 
 def threshold(negatives: Rows, rate: float) -> float:

@@ -37,7 +37,8 @@ def run(ctx: ActionContext) -> None:
     """inputs: nodes, or source. params: the fields of `LabelRules`; form, concept, negatives (see `marked.gather`).
     Writes labels.jsonl and card.json.
 
-    labels.jsonl holds {"id", "labels": {concept: 1 | -1}} in the order of ids, for texts with a label.
+    labels.jsonl holds {"id", "labels": {concept: 1 | -1}, "settings"} in the order of ids, for texts with a label;
+    its settings are what a text shares with others beside a concept (a scenario, the nodes it links to).
 
     Per concept a text is positive at a score of min_score or more, negative when the concept is neither among its tags
     (a score of 0 counts as absent) nor named in the text more than max_negative_mentions times, else unlabelled. A text
@@ -64,7 +65,8 @@ def run(ctx: ActionContext) -> None:
         marks = {concept: labels[concept][one.id] for concept in chosen if one.id in labels[concept]}
         if marks:
             kept += 1
-            out += canonical({"id": one.id, "labels": marks}) + b"\n"
+            line = {"id": one.id, "labels": marks, "settings": sorted(one.settings)}
+            out += canonical(line) + b"\n"
     (ctx.out / "labels.jsonl").write_bytes(out)
     summary = card(texts, {concept: labels[concept] for concept in chosen}, dropped=len(concepts) - len(chosen))
     counts = {"texts": kept, "unused": len(texts) - kept, "short": short}

@@ -21,6 +21,7 @@ FORMATS: Mapping[str, re.Pattern[str]] = {
     "marked up": re.compile(r"<\||\*\*|`|^#|</?\w+>"),
     "a question": re.compile(r"\?[\"'\u201d\u2019)]*\s*\Z"),
 }
+_TEMPLATE = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>")
 _QUOTED = re.compile('"[^"]*"|\u201c[^\u201d]*\u201d')  # who speaks in a story says I
 
 
@@ -50,6 +51,8 @@ def card(texts: Sequence[Marked], labels: Mapping[str, Mapping[str, int]], dropp
     labelled = [by_id[name].text for name in sorted({name for marks in labels.values() for name in marks})]
     if (share := same_ending(labelled)) >= MOST:
         warnings.append(f"{share:.0%} of all texts end in the same word: read at the last token, they are one")
+    if marked := sum(_TEMPLATE.search(text) is not None for text in labelled):
+        warnings.append(f"{marked} texts hold marks of a chat template: what a model does there is not their meaning")
     if dropped:
         warnings.append(f"{dropped} frequent tags left out: without both positives and negatives")
     return {"concepts": list(labels), "per_concept": per_concept, "warnings": warnings}

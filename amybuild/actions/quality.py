@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from amybuild.readout.nested import Nested
 
 FEW = 8  # positives
+LOUD = 0.5  # of a direction's squared length in one dimension
 COLLAPSED = 0.9  # mean |cosine| of different concepts
 REDUNDANT = 0.9  # R squared
 OUTLIERS = 3
@@ -25,9 +27,10 @@ def run(ctx: ActionContext) -> None:
     """inputs: vectors, labels, activations, texts. params: as of `vectors`. Writes quality.json, without any text.
 
     The AUC of a concept is that of the whole procedure: per outer fold estimator and block are chosen and directions
-    found on the other folds, then the fold is read. Its 95 % interval is a bootstrap over texts. Beside it stand, over
-    the same folds, a bag of words, the texts' length, and shuffled labels. A concept whose interval does not lie above
-    the words and 95 % of the shuffles is flagged.
+    found on the other folds, then the fold is read. Texts of one setting are never in two folds. Its 95 % interval is a
+    bootstrap over texts. Beside it stand, over the same folds, a bag of words, the texts' length, and shuffled labels.
+    A concept is flagged unless its interval lies above 95 % of the shuffles, and that of what it gains on the words,
+    over the same resamples, above nothing.
     """
     import numpy as np
     from safetensors.numpy import load_file
@@ -63,6 +66,7 @@ def run(ctx: ActionContext) -> None:
         concepts = {
             concept: _concept(c, data, found, baselines, ctx.seed("interval", c))
             | _geometry(c, data, vectors, found.scores, best)
+            | {"largest_dimension": float(np.square(tensors[f"layer_{best}.steer"][c]).max())}
             | {"outliers": _outliers(c, data, found.scores, texts)}
             for c, concept in enumerate(data.concepts)
         }
@@ -74,6 +78,7 @@ def run(ctx: ActionContext) -> None:
             "false_positive_rate": how.rate,
             "concepts": concepts,
             "median_auc": float(np.median([one["auc"] for one in concepts.values()])),
+            "held_out_together": _together(data),
             "flagged": [name for name, one in concepts.items() if one["flags"]],
             "folds": [
                 {"estimator": one.candidate.label, "layers": list(one.layers), "best_layer": one.best}
@@ -104,12 +109,14 @@ def _concept(c: int, data: Data, found: Nested, baselines: Mapping[str, Any], se
     """The held-out numbers of one concept."""
     import numpy as np
 
-    from amybuild.readout.split import auc, interval
+    from amybuild.readout.split import auc, interval, resampled
 
-    marks, scores = data.marks[:, c], found.scores[:, c]
-    known = ~np.isnan(scores)
-    good, bad = scores[known & (marks > 0)], scores[known & (marks < 0)]
-    low, high = interval(good, bad, seed)
+    marks = data.marks[:, c]
+    both = np.column_stack([found.scores[:, c], baselines["bow"][:, c]])
+    known = ~np.isnan(both).any(1)
+    good, bad = both[known & (marks > 0)], both[known & (marks < 0)]
+    drawn = resampled(good, bad, seed)
+    own = {name for name, mark in zip(data.groups, marks, strict=True) if mark > 0}
     passed = found.passed[:, c]
     layers = {}
     for layer, by_layer in found.by_layer.items():
@@ -119,14 +126,16 @@ def _concept(c: int, data: Data, found: Nested, baselines: Mapping[str, Any], se
     return {
         "n_pos": int((marks > 0).sum()),
         "n_neg": int((marks < 0).sum()),
-        "auc": auc(good, bad),
-        "auc_interval": [low, high],
-        "auc_bow": baselines["bow"][c],
+        "settings": None if own <= set(data.ids) else len(own),
+        "auc": auc(good[:, 0], bad[:, 0]),
+        "auc_interval": interval(drawn[:, 0], (0.0, 1.0)),
+        "auc_bow": auc(good[:, 1], bad[:, 1]),
+        "auc_over_bow": interval(drawn[:, 0] - drawn[:, 1], (-1.0, 1.0)),
         "auc_length": baselines["length"][c],
         "auc_shuffled": baselines["shuffled"][:, c].mean(),
         "auc_shuffled_95": np.quantile(baselines["shuffled"][:, c], 0.95),
-        "recall": passed[known & (marks > 0)].mean() if good.size else None,
-        "false_positives": passed[known & (marks < 0)].mean() if bad.size else None,
+        "recall": passed[known & (marks > 0)].mean() if len(good) else None,
+        "false_positives": passed[known & (marks < 0)].mean() if len(bad) else None,
         "layers": layers,
     }
 
@@ -166,9 +175,9 @@ def _whole(data: Data, found: Nested, how: Settings, kept: Sequence[int]) -> dic
     """What concerns all concepts: the confusion, the estimators compared at the blocks kept, over the outer folds."""
     from amybuild.readout.account import confusion
     from amybuild.readout.estimators import ESTIMATORS, candidates
-    from amybuild.readout.split import aucs, folds, held_out
+    from amybuild.readout.split import aucs, held_out
 
-    fold = folds(data.ids, data.marks)
+    fold = data.folds()
     rows = [one for name in ESTIMATORS for one in candidates(name)]
     best: dict[str, dict[str, float]] = {}
     for layer in kept:
@@ -186,20 +195,30 @@ def _whole(data: Data, found: Nested, how: Settings, kept: Sequence[int]) -> dic
 
 def flags(concept: Mapping[str, Any]) -> list[str]:
     """Why the numbers of a concept should not be relied on; empty: they stand."""
-    low, found = concept["auc_interval"][0], []
+    found = []
     if concept["n_pos"] < FEW:
         found.append(f"only {concept['n_pos']} positives")
-    if low <= concept["auc_bow"]:
+    if concept["settings"] == 1:
+        found.append("all positives are of one setting")
+    if concept["auc_over_bow"][0] <= 0:
         found.append("not surely above a bag of words")
-    if low <= concept["auc_shuffled_95"]:
+    if concept["auc_interval"][0] <= concept["auc_shuffled_95"]:
         found.append("not surely above shuffled labels")
     if concept["auc"] < 0.5:
         found.append("its sign turns on held-out texts")
     if concept["auc_length"] >= concept["auc"]:
         found.append("the length of a text says as much")
+    if concept["largest_dimension"] > LOUD:
+        found.append("one dimension is most of its direction: a first token or a pad may be in it")
     if concept["redundancy"] > REDUNDANT:
         found.append("the other concepts say it all")
     return found
+
+
+def _together(data: Data) -> dict[str, int] | None:
+    """How many groups the texts are held out in, and the texts of the largest; None where no setting is known."""
+    count = Counter(data.groups)
+    return {"groups": len(count), "largest": max(count.values())} if count.keys() - set(data.ids) else None
 
 
 def _warnings(report: Mapping[str, Any], card: Any) -> list[str]:
@@ -216,7 +235,7 @@ def _rounded(value: Any) -> Any:
     """JSON values with six digits; NaN is null."""
     if isinstance(value, dict):
         return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_rounded(one) for one in value]
     if isinstance(value, bool | int | str) or value is None:
         return value

@@ -51,7 +51,7 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
     import numpy as np
 
     from amybuild.readout.estimators import Candidate, Side
-    from amybuild.readout.split import folds, held_out, units
+    from amybuild.readout.split import held_out, units
 
     rows, marks, plain = data.rows[layer], data.marks, data.nuisance[layer]
     side = Side(rows, marks, plain)
@@ -64,8 +64,7 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
                 where=f"concept '{concept}'",
                 remedy="it needs texts that differ from the rest",
             )
-    fold = folds(data.ids, marks, purpose="inner")
-    (scores,) = held_out(rows, marks, plain, fold, [choice.candidate])
+    (scores,) = held_out(rows, marks, plain, data.folds("inner"), [choice.candidate])
     read, moved = rows @ vectors.T, side.differences @ steer.T
     bars = [threshold(scores[marks[:, c] < 0, c], rate) for c in range(len(vectors))]
     return {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amybuild.readout.estimators import Candidate, Marks, Rows
 from amybuild.readout.split import aucs, folds, held_out
@@ -24,12 +25,17 @@ class Data:
     rows: Mapping[int, Rows]  # block -> float64 [n, hidden]
     marks: Marks  # [n, concepts]
     nuisance: Mapping[int, Rows]  # block -> [k, hidden]
+    groups: tuple[str, ...]  # of the texts: those of one group are held out together
 
     def part(self, keep: np.ndarray) -> Data:
         """Only the texts where `keep` [n] is true."""
-        ids = tuple(name for name, kept in zip(self.ids, keep, strict=True) if kept)
+        ids, groups = (tuple(x for x, kept in zip(xs, keep, strict=True) if kept) for xs in (self.ids, self.groups))
         rows = {layer: x[keep] for layer, x in self.rows.items()}
-        return Data(ids, self.concepts, self.depth, rows, self.marks[keep], self.nuisance)
+        return replace(self, ids=ids, groups=groups, rows=rows, marks=self.marks[keep])
+
+    def folds(self, purpose: str = "outer") -> NDArray[np.int64]:
+        """Which fold each text is held out in, [n]. Where all texts are one group they can only be parted."""
+        return folds(self.groups if len(set(self.groups)) > 1 else self.ids, self.marks, purpose=purpose)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def choose(data: Data, tried: Sequence[Candidate], layers: Sequence[int] | None,
     """
     looked_at = list(layers) if layers is not None else window(data.rows, data.depth)
     kept = len(looked_at) if layers is not None else count
-    fold = folds(data.ids, data.marks, purpose="inner")
+    fold = data.folds("inner")
     table: dict[Candidate, dict[int, Rows]] = {candidate: {} for candidate in tried}
     for layer in looked_at:
         scores = held_out(data.rows[layer], data.marks, data.nuisance[layer], fold, tried)

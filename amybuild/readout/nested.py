@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from amybuild.readout.choose import Choice, Data, choose
 from amybuild.readout.estimators import Candidate, Rows, Side
-from amybuild.readout.split import aucs, folds, held_out, read, units
+from amybuild.readout.split import aucs, held_out, read, units
 
 SHUFFLES = 40
 
@@ -42,7 +42,7 @@ def nested(
     `kept`: blocks to score in any case (with the fold's own estimator). `bar` makes a threshold of held-out scores of
     negatives. `step` is told the folds done and all.
     """
-    fold = folds(data.ids, data.marks)
+    fold = data.folds()
     scores, passed = np.full(data.marks.shape, np.nan), np.full(data.marks.shape, np.nan)
     by_layer = {layer: scores.copy() for layer in kept}
     choices = []
@@ -60,8 +60,7 @@ def nested(
                 by_layer[layer][here] = found
             if layer == choice.best:
                 scores[here] = found
-                inner = folds(part.ids, part.marks, purpose="inner")
-                (known,) = held_out(side.rows, part.marks, side.nuisance, inner, [choice.candidate])
+                (known,) = held_out(side.rows, part.marks, side.nuisance, part.folds("inner"), [choice.candidate])
                 bars = np.array([bar(known[part.marks[:, c] < 0, c]) for c in range(known.shape[1])])
                 passed[here] = np.where(np.isnan(found), np.nan, found > bars)
     return Nested(scores, by_layer, passed, tuple(choices))
@@ -73,17 +72,17 @@ def shuffled(data: Data, candidate: Candidate, layer: int, seed: int) -> Rows:
     rows, plain, found = data.rows[layer], data.nuisance[layer], []
     for _ in range(SHUFFLES):
         marks = data.marks[rng.permutation(len(data.ids))]
-        (scores,) = held_out(rows, marks, plain, folds(data.ids, marks), [candidate])
+        (scores,) = held_out(rows, marks, plain, replace(data, marks=marks).folds(), [candidate])
         found.append(aucs(scores, marks))
     return np.array(found)
 
 
 def bag_of_words(texts: Sequence[str], data: Data) -> Rows:
-    """AUCs [concepts] of a logistic regression on words (TF-IDF), held out by the same folds."""
+    """Scores [n, concepts] of a logistic regression on words (TF-IDF), held out by the same folds."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    fold = folds(data.ids, data.marks)
+    fold = data.folds()
     scores = np.full(data.marks.shape, np.nan)
     for k in np.unique(fold):
         known, here = np.flatnonzero(fold != k).tolist(), np.flatnonzero(fold == k).tolist()
@@ -94,4 +93,4 @@ def bag_of_words(texts: Sequence[str], data: Data) -> Rows:
             if (y > 0).any() and (y < 0).any():
                 model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
                 scores[here, c] = model.fit(train[y != 0], y[y != 0]).decision_function(test)
-    return aucs(scores, data.marks)
+    return scores

@@ -1,9 +1,10 @@
-"""Splits and scores: folds that serve all concepts at once, standardised held-out scores, AUC and its interval."""
+"""Splits and scores: folds that part no setting, standardised held-out scores, AUC and its interval."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,28 +14,45 @@ from amybuild.readout.estimators import Candidate, Marks, Rows, Side
 FOLDS = 5
 
 
-def folds(ids: Sequence[str], marks: Marks, count: int = FOLDS, purpose: str = "outer") -> NDArray[np.int64]:
-    """Which fold each text is held out in, [n]: a function of ids, marks and purpose only.
+def grouped(ids: Sequence[str], settings: Sequence[Collection[str]]) -> tuple[str, ...]:
+    """The group of each text, [n]: texts of one setting are one group, a text without any is one by itself.
 
-    The rarest concept's texts are dealt first, each to the fold that has fewest of them (Sechidis et al. 2011), so that
-    each fold has about the same share of every concept.
+    What a text shares with others beside its concept (a scenario, the people and places it is about) can give it away.
+    Of several settings its commonest counts, one of more than half of all texts only where there is no other: such a
+    hub would leave nothing to hold out.
     """
-    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(f"{purpose}\0{ids[i]}".encode()).digest())
-    fold = np.full(len(ids), -1, dtype=np.int64)
-    sizes = np.zeros(count, dtype=np.int64)
-    for c in [*np.argsort((marks > 0).sum(0), kind="stable"), None]:
-        mine = [i for i in order if fold[i] < 0 and (c is None or marks[i, c] > 0)]
-        have = sizes if c is None else np.bincount(fold[(fold >= 0) & (marks[:, c] > 0)], minlength=count)
-        have = have.copy()
-        for i in mine:
-            k = min(range(count), key=lambda k: (have[k], sizes[k], k))
-            fold[i] = k
-            sizes[k] += 1
-            if c is not None:
-                have[k] += 1
-            else:
-                have = sizes
-    return fold
+    count = Counter(one for each in settings for one in each)
+
+    def of(name: str, own: Collection[str]) -> str:
+        if not own:
+            return name
+        return "in " + max(own, key=lambda one: (2 * count[one] <= len(ids), count[one], one))
+
+    return tuple(of(name, own) for name, own in zip(ids, settings, strict=True))
+
+
+def folds(groups: Sequence[str], marks: Marks, count: int = FOLDS, purpose: str = "outer") -> NDArray[np.int64]:
+    """Which fold each text is held out in, [n]: a function of groups, marks [n, concepts] and purpose only.
+
+    Texts of one group are held out together. The groups with the rarest concept are dealt first, large before small,
+    each to the fold that has fewest of its texts (Sechidis et al. 2011), so that each fold has about the same share of
+    every concept.
+    """
+    names, member = np.unique(np.array(groups, dtype=str), return_inverse=True)
+    sizes = np.bincount(member, minlength=len(names))
+    positives = np.zeros((len(names), marks.shape[1]), dtype=np.int64)
+    np.add.at(positives, member, marks > 0)
+    drawn = [hashlib.sha256(f"{purpose}\0{name}".encode()).digest() for name in names]
+    order = sorted(range(len(names)), key=lambda g: (-sizes[g], drawn[g]))
+    fold = np.full(len(names), -1, dtype=np.int64)
+    have = np.zeros((count, marks.shape[1] + 1), dtype=np.int64)  # positives per concept, and texts
+    for c in [*np.argsort(positives.sum(0), kind="stable"), -1]:
+        for g in order:
+            if fold[g] < 0 and (c < 0 or positives[g, c]):
+                k = min(range(count), key=lambda k: (have[k, c], have[k, -1], k))
+                fold[g] = k
+                have[k] += [*positives[g], sizes[g]]
+    return fold[member]
 
 
 def auc(good: Rows, bad: Rows) -> float:
@@ -55,13 +73,22 @@ def aucs(scores: Rows, marks: Marks) -> Rows:
     )
 
 
-def interval(good: Rows, bad: Rows, seed: int, draws: int = 1000, level: float = 0.95) -> tuple[float, float]:
-    """The bootstrap percentile interval of the AUC: texts are drawn again within their side."""
-    if not good.size or not bad.size:
-        return 0.0, 1.0
+def resampled(good: Rows, bad: Rows, seed: int, draws: int = 1000) -> Rows:
+    """AUCs [draws, k] of k scores of the same texts, `good` [n, k] and `bad` [m, k]: a draw draws texts again within
+    their side, the same ones for every score, so that the AUCs of one draw can be compared. No draws from nothing."""
     rng = np.random.default_rng(seed)
-    found = [auc(rng.choice(good, good.size), rng.choice(bad, bad.size)) for _ in range(draws)]
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    found = np.empty((draws if len(good) and len(bad) else 0, good.shape[1]))
+    for row in found:
+        here, there = rng.integers(0, len(good), len(good)), rng.integers(0, len(bad), len(bad))
+        row[:] = [auc(good[here, j], bad[there, j]) for j in range(good.shape[1])]
+    return found
+
+
+def interval(drawn: Rows, whole: tuple[float, float], level: float = 0.95) -> tuple[float, float]:
+    """The bootstrap percentile interval of what was drawn again and again, [draws]; without draws the `whole` range."""
+    if not len(drawn):
+        return whole
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -240,3 +240,15 @@ def test_links_are_the_settings_of_memories(tmp_path: Path) -> None:
         "fear: all 8 positives share one setting: the direction may be that of the setting",
     ]
     assert "couch" not in json.dumps(card)
+
+
+def test_marks_of_a_chat_template_in_a_text_are_told_of(tmp_path: Path) -> None:
+    def card(mark: str) -> list[str]:
+        texts = [f"We sat by the water, number {n} of those days, and it was long.{mark}" for n in range(16)]
+        nodes = [Node(f"n-{n}", content=f"{text}\n\n{('joy', 'fear')[n % 2]}:9\n") for n, text in enumerate(texts)]
+        found, _ = act(labels.run, tmp_path / str(len(mark)), nodes, concepts=["joy"])
+        return [said for said in found["warnings"] if "template" in said]
+
+    assert card("") == card(" <- 3 | 4 ->") == []
+    for mark in ("<|im_end|>", "[/INST] ", "<end_of_turn>"):
+        assert card(mark)[0].startswith("16 texts hold marks of a chat template")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from amybuild.readout.choose import Choice, Data, choose
 from amybuild.readout.estimators import Candidate, candidates
-from amybuild.readout.split import auc, aucs, folds, held_out, interval, read, units
+from amybuild.readout.split import auc, aucs, folds, grouped, held_out, interval, read, resampled, units
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=20), st.lists(st.integers(-5, 5), min_size=1, max_size=20))
@@ -35,16 +37,70 @@ def test_folds_are_even_for_every_concept_and_know_no_order(texts: int, concepts
     assert (folds([ids[i] for i in order], marks[order]) == fold[order]).all()
 
 
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(1, 3), st.integers(0, 10_000))
+@settings(deadline=None)
+def test_a_group_is_never_parted_and_large_ones_leave_no_fold_empty(rooms: list[int], concepts: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    marks = rng.integers(-1, 2, (len(rooms), concepts)).astype(np.int8)
+    groups = [f"in {room}" for room in rooms]
+    fold = folds(groups, marks)
+    assert all(len({k for k, other in zip(fold, groups, strict=True) if other == one}) == 1 for one in groups)
+    assert len(set(fold)) == min(5, len(set(groups))) or (marks > 0).any()
+    order = rng.permutation(len(rooms))
+    assert (folds([groups[i] for i in order], marks[order]) == fold[order]).all()
+
+
+def test_the_group_of_a_text_is_its_commonest_setting() -> None:
+    settings = [("quay",), ("quay", "tomas"), ("tomas",), ("tomas", "attic"), ("attic",), (), ("boat",), ("boat",)]
+    ids = [f"t{i}" for i in range(len(settings))]
+    found = grouped(ids, settings)
+    assert found == ("in quay", "in tomas", "in tomas", "in tomas", "in attic", "t5", "in boat", "in boat")
+    hub = [(*one, "everything") for one in settings]  # what all have in common tells none of them apart
+    assert grouped(ids, hub) == (*found[:5], "in everything", *found[6:])
+
+
+def test_what_a_setting_gives_away_is_not_read_as_the_concept() -> None:
+    rng = np.random.default_rng(0)
+    rooms = rng.integers(0, 12, 240)
+    marks = np.where(np.arange(12) % 2, 1, -1)[rooms][:, None].astype(np.int8)  # a room is all joy or none of it
+    rows = {0: rng.standard_normal((12, 40))[rooms] * 3 + rng.standard_normal((240, 40))}
+    ids = tuple(f"t{i}" for i in range(240))
+    alone = Data(ids, ("joy",), 1, rows, marks, {0: rows[0][:0]}, ids)
+    found = []
+    for data in (alone, replace(alone, groups=grouped(ids, [(f"room {room}",) for room in rooms]))):
+        (scores,) = held_out(rows[0], marks, rows[0][:0], data.folds(), [Candidate("lda", 0.5)])
+        found.append(aucs(scores, marks)[0])
+    assert found[0] > 0.95
+    assert found[1] < 0.65
+    single = replace(alone, groups=("in one",) * 240)
+    assert (single.folds() == alone.folds()).all(), "where all are one group, they are held out by themselves"
+    assert len(set(single.part(alone.folds() > 0).groups)) == 1
+
+
 def test_the_interval_holds_the_auc_and_narrows_with_more_texts() -> None:
     rng = np.random.default_rng(0)
     widths = []
     for n in (10, 200):
-        good, bad = rng.standard_normal(n) + 1.0, rng.standard_normal(4 * n)
-        low, high = interval(good, bad, seed=1)
-        assert low < auc(good, bad) < high
-        assert (low, high) == interval(good, bad, seed=1)
+        good, bad = rng.standard_normal((n, 1)) + 1.0, rng.standard_normal((4 * n, 1))
+        low, high = interval(resampled(good, bad, seed=1)[:, 0], (0.0, 1.0))
+        assert low < auc(good[:, 0], bad[:, 0]) < high
+        assert (low, high) == interval(resampled(good, bad, seed=1)[:, 0], (0.0, 1.0))
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+    assert interval(resampled(good[:0], bad, seed=1)[:, 0], (0.0, 1.0)) == (0.0, 1.0)
+
+
+def test_two_scores_are_compared_over_the_same_resamples() -> None:
+    rng = np.random.default_rng(0)
+    mark = np.repeat([1.0, 0.0], (25, 100))
+    shared = mark + rng.standard_normal(125)  # what both scores know
+    scores = np.column_stack([shared + 0.3 * mark, shared, shared])
+    good, bad = scores[:25], scores[25:]
+    drawn = resampled(good, bad, seed=0)
+    assert (drawn[:, 1] == drawn[:, 2]).all()
+    low, _ = interval(drawn[:, 0] - drawn[:, 1], (-1.0, 1.0))
+    assert low > 0, "surely better"
+    assert interval(drawn[:, 0], (0.0, 1.0))[0] < auc(good[:, 1], bad[:, 1]), "which the interval alone does not say"
 
 
 def noise(texts: int, hidden: int, layers: int, seed: int, planted: int | None = None) -> Data:
@@ -54,7 +110,7 @@ def noise(texts: int, hidden: int, layers: int, seed: int, planted: int | None =
     if planted is not None:
         rows[planted][:, 0] += 3.0 * (marks[:, 0] > 0)
     ids = tuple(f"{seed}-{i}" for i in range(texts))
-    return Data(ids, ("joy",), layers, rows, marks, {layer: rows[layer][:0] for layer in rows})
+    return Data(ids, ("joy",), layers, rows, marks, {layer: rows[layer][:0] for layer in rows}, ids)
 
 
 def test_held_out_scores_know_nothing_of_the_text_they_score() -> None:
@@ -100,7 +156,7 @@ def test_the_planted_block_is_chosen_and_the_prior_bounds_the_search() -> None:
 
 def test_equal_blocks_are_taken_nearest_to_the_middle_of_the_prior() -> None:
     data = noise(30, 5, 10, 0)
-    same = Data(data.ids, data.concepts, 10, dict.fromkeys(range(10), data.rows[0]), data.marks, data.nuisance)
+    same = replace(data, rows=dict.fromkeys(range(10), data.rows[0]))
     found: Choice = choose(same, candidates("mean"), None, 3)
     assert (found.layers, found.best) == ((5, 6, 7), 6)
 

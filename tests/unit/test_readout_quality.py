@@ -20,13 +20,17 @@ HIDDEN, LAYERS, COUNT = 24, 5, 90
 WORDS = ("harbour", "kettle", "ladder", "violin", "orchard", "tunnel", "letter", "garden")
 
 
-def report(folder: Path, seed: int = 0, **params: Any) -> dict[str, Any]:
-    """joy is in the activations of block 3; worry only in the words; calm nowhere; glee is joy's twin."""
+def report(folder: Path, seed: int = 0, rooms: int = 0, loud: float = 0.0, **params: Any) -> dict[str, Any]:
+    """joy is in the activations of block 3; worry only in the words; calm nowhere; glee is joy's twin.
+
+    With `rooms` each text is in one of so many, and all of calm in one. `loud`: what joy adds to one dimension.
+    """
     rng = np.random.default_rng(seed)
     joy, worry, calm = (rng.random(COUNT) < 0.35 for _ in range(3))
     glee = joy ^ (rng.random(COUNT) < 0.1)
     rows = {layer: rng.standard_normal((COUNT, HIDDEN)).astype(np.float32) for layer in range(LAYERS)}
-    rows[3][joy, 0] += 4.0
+    rows[3][joy, :4] += 2.0
+    rows[3][joy, 4] += loud
     ids = [f"t{i:02d}" for i in range(COUNT)]
     lines = [
         {
@@ -37,7 +41,11 @@ def report(folder: Path, seed: int = 0, **params: Any) -> dict[str, Any]:
         for i, name in enumerate(ids)
     ]
     marks = {"joy": joy, "worry": worry, "calm": calm, "glee": glee}
-    labels = [{"id": name, "labels": {c: 1 if m[i] else -1 for c, m in marks.items()}} for i, name in enumerate(ids)]
+    labels = [
+        {"id": name, "labels": {c: 1 if m[i] else -1 for c, m in marks.items()}}
+        | ({"settings": [f"room-{0 if calm[i] else 1 + i % rooms}"]} if rooms else {})
+        for i, name in enumerate(ids)
+    ]
     write_jsonl(folder / "texts" / "texts.jsonl", lines)
     write_jsonl(folder / "labels" / "labels.jsonl", labels)
     (folder / "labels" / "card.json").write_text(json.dumps({"concepts": list(marks), "warnings": ["told before"]}))
@@ -103,6 +111,26 @@ def test_the_same_again(tmp_path: Path, found: dict[str, Any]) -> None:
     assert report(tmp_path) == found
 
 
+def test_settings_are_held_out_whole_and_a_concept_of_one_is_flagged(tmp_path: Path, found: dict[str, Any]) -> None:
+    assert found["held_out_together"] is None
+    assert found["concepts"]["joy"]["settings"] is None
+    there = report(tmp_path, rooms=8)
+    assert there["held_out_together"]["groups"] == 9
+    calm, joy = there["concepts"]["calm"], there["concepts"]["joy"]
+    assert (calm["settings"], calm["auc"], calm["auc_interval"]) == (1, 0.5, [0.0, 1.0])
+    assert "all positives are of one setting" in calm["flags"]
+    assert joy["settings"] > 1
+    assert joy["auc"] > 0.9
+    assert "room-" not in json.dumps(there)
+
+
+def test_a_direction_that_is_one_dimension_is_flagged(tmp_path: Path, found: dict[str, Any]) -> None:
+    assert found["concepts"]["worry"]["largest_dimension"] < 0.5
+    loud = report(tmp_path, loud=40.0)["concepts"]["joy"]
+    assert loud["largest_dimension"] > 0.9
+    assert any("one dimension" in flag for flag in loud["flags"])
+
+
 def test_directions_that_are_all_one_are_warned_of(tmp_path: Path) -> None:
     card = tmp_path / "card.json"
     whole = {"cosine": [[1.0, 0.95], [0.95, 1.0]]}
@@ -111,12 +139,14 @@ def test_directions_that_are_all_one_are_warned_of(tmp_path: Path) -> None:
 
 
 def test_few_positives_and_length_are_flagged() -> None:
-    good = {"n_pos": 20, "auc": 0.9, "auc_interval": [0.8, 0.95], "auc_bow": 0.6, "auc_length": 0.6}
-    good |= {"auc_shuffled_95": 0.65, "redundancy": 0.2}
+    good = {"n_pos": 20, "settings": None, "auc": 0.9, "auc_interval": [0.8, 0.95], "auc_over_bow": [0.1, 0.3]}
+    good |= {"auc_length": 0.6, "auc_shuffled_95": 0.65, "largest_dimension": 0.1, "redundancy": 0.2}
     assert quality.flags(good) == []
     for change, word in (
         ({"n_pos": 5}, "only 5"),
-        ({"auc_bow": 0.8}, "bag of words"),
+        ({"auc_over_bow": [0.0, 0.3]}, "bag of words"),
+        ({"settings": 1}, "one setting"),
+        ({"largest_dimension": 0.99}, "one dimension"),
         ({"auc_length": 0.95}, "length"),
         ({"redundancy": 0.95}, "other concepts"),
         ({"auc": 0.3}, "sign"),
