@@ -19,27 +19,30 @@ _MOST = 1 << 24  # bytes of files that are kept
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: base, vector.<name>…, corpus.<name>…, baseline.<name>…. params: vectors, name -> its `strength`, `scale`,
-    dtype, device and threads; max_tokens, behaviour -> the length it is measured at.
+    """inputs: base, vector.<name>…, corpus.<name>…, baseline.<name>…. params: lambda; by vector alphas, scale, and
+    `how` it is measured (dtype, device, threads); max_tokens, by behaviour.
 
     Writes cross.json: `effects`, vector -> every other behaviour -> gain over the base's baseline, nats per token. A
     pair is remembered by what it was measured from, so that a behaviour that is added or edited costs its own row and
     column and no other pair.
     """
-    vectors, longest = ctx.params["vectors"], ctx.params["max_tokens"]
+    params = ctx.params
+    longest, vectors = params["max_tokens"], sorted(params["alphas"])
     known = Remembered(ctx.memo / "cross" if ctx.memo and ctx.digests else None, "cross", _MOST)
     befores = {name: measure(read_measured(ctx, f"baseline.{name}", "baseline.json")) for name in sorted(longest)}
     total, done = sum(len(longest) - (name in longest) for name in vectors), 0
     effects: dict[str, dict[str, float]] = {}
-    for name, how in sorted(vectors.items()):
+    for name in vectors:
+        how, strength = params["how"][name], params["lambda"] * params["alphas"][name]
+        scale = params["scale"].get(name, ())
         others = [other for other in befores if other != name]
-        behind = {other: _behind(ctx, name, how, other, longest[other]) for other in others}
+        behind = {other: [strength, list(scale), *_behind(ctx, name, how, other, longest[other])] for other in others}
         found = {other: _recalled(known, behind[other]) for other in others}
         missing = [other for other in others if found[other] is None]
         if missing:
             with deterministic(checked(how, "threads", int, 0)), _base(ctx, how) as base:
                 vector = read_vector(ctx.inputs[f"vector.{name}"])
-                with applied(base.model, vector, how["strength"], how.get("scale", ())):
+                with applied(base.model, vector, strength, scale):
                     for other in missing:
                         value = _measured(ctx, base, other, longest[other])
                         known.put(behind[other], json.dumps(value).encode())

@@ -277,15 +277,15 @@ class _Analysis:
         return self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
 
     def _cross(self, linked: tuple[Task, ...], longest: Mapping[str, int], on: Mapping[str, str]) -> str:
-        vectors = {}
-        for task in linked:
-            vectors[task.name] = {
-                "strength": task.alpha * self.persona.link.lam,
-                "scale": [dict(row) for row in task.scale],
-                **{name: task.recipe.fields[name] for name in _LOADED},
-            }
+        how = {task.name: {name: task.recipe.fields[name] for name in _LOADED} for task in linked}
+        params = {
+            "alphas": {task.name: task.alpha for task in linked},
+            "lambda": self.persona.link.lam,
+            "scale": {task.name: [dict(row) for row in task.scale] for task in linked if task.scale},
+            "how": how,
+            "max_tokens": dict(longest),
+        }
         inputs = {"base": self.base, **{f"vector.{task.name}": self.vectors[task.name] for task in linked}, **on}
-        params = {"vectors": vectors, "max_tokens": dict(longest)}
         return self.graph.add(Action("persona/cross", "persona", "cross", params, inputs))
 
 

@@ -44,8 +44,8 @@ def table(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
 
 
 def behaviours(verification: Mapping[str, Any]) -> str:
-    """The table behaviour / base / alone / in the persona, in nats per token, the share of its solo gain that each keeps
-    there, and the neutral KL."""
+    """The table behaviour / base / alone / in the persona, in nats per token, what each keeps of its solo gain there,
+    and the neutral KL."""
     rows = []
     for name, row in verification.get("behaviours", {}).items():
         numbers = (row.get(key) for key in ("base", "alone", "persona", "gain"))

@@ -178,8 +178,11 @@ def persona(world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     return found
 
 
-CROSS = {
-    "vectors": {name: {"strength": 1.0, "scale": [], "threads": 1} for name in "xy"},
+CROSS: dict[str, Any] = {
+    "alphas": {"x": 1.0, "y": 1.0},
+    "lambda": 1.0,
+    "scale": {},
+    "how": {"x": {"threads": 1}, "y": {"threads": 1}},
     "max_tokens": {"x": 192, "y": 192},
 }
 
@@ -263,8 +266,7 @@ def test_only_pairs_that_are_new_are_measured(
     digests["vector.y"] = "of another vector"
     run(CROSS)
     assert asked == ["x"]
-    stronger = {**CROSS["vectors"], "x": {**CROSS["vectors"]["x"], "strength": 2.0}}  # type: ignore[dict-item]
-    assert run({**CROSS, "vectors": stronger})["x"] != first["x"]
+    assert run({**CROSS, "alphas": {"x": 2.0, "y": 1.0}})["x"] != first["x"]
     assert asked == ["y"]
     for file in (tmp_path / "cross").rglob("*"):
         if file.is_file():
