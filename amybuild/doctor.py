@@ -184,6 +184,7 @@ def _trainings(project: Project) -> Iterator[Finding]:
     """What the largest training takes, from its base's shapes, and each one that does not fit."""
     decisions = project.plan().decisions
     sizes: dict[str, tuple[int, int]] = {}
+    each: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as room:
         for id, one in decisions.items():
             base = decisions[one.action.inputs["base"]].output if one.action.rule == "train" else None
@@ -197,22 +198,25 @@ def _trainings(project: Project) -> Iterator[Finding]:
             except (AmyError, OSError, ValueError, KeyError):
                 yield Finding("warn", "training", f"{id}: its base's shapes cannot be read", "amybuild fsck")
                 continue
-            sizes[id] = needed, _there(str(one.action.params["device"]))
+            shards = int(one.action.params["shards"])
+            sizes[id] = needed, _there(str(one.action.params["device"]), shards)
+            each[id] = f" in each of {shards} processes" if shards > 1 else ""
     for id, (needed, there) in sizes.items():
         if needed > there:
-            what = f"{id} takes about {amount(needed)} of memory, and {amount(there)} are free"
+            what = f"{id} takes about {amount(needed)} of memory{each[id]}, and {amount(there)} are free"
             yield Finding("fail", "training", what, FEWER)
     if sizes and all(needed <= there for needed, there in sizes.values()):
         id = max(sizes, key=lambda id: sizes[id][0])
-        yield Finding("ok", "training", f"{id} takes about {amount(sizes[id][0])} of memory, the most of them")
+        what = f"{id} takes about {amount(sizes[id][0])} of memory{each[id]}, the most of them"
+        yield Finding("ok", "training", what)
 
 
-def _there(device: str) -> int:
-    """Free bytes on the device that a recipe names."""
+def _there(device: str, shards: int) -> int:
+    """Free bytes on the device that a recipe names, for each process."""
     torch = sys.modules.get("torch")
     if device != "cpu" and torch is not None and torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    return 0 if device == "cuda" else free_memory()
+    return 0 if device == "cuda" else free_memory() // shards
 
 
 def _disk(place: Path, needed: int) -> Iterator[Finding]:

@@ -32,6 +32,7 @@ TEXT = (
     "voice quiet bright slow warm open salt paper thread copper field winter harbour ink maybe because again never"
 )
 WORDS = TEXT.split()
+LINES = 21  # of a text: 100,000 nodes are 200 MB then
 FEELINGS = ("warmth", "clarity", "grief", "curiosity", "delight", "calm")
 QUERIES = (
     "type:episodic",
@@ -51,7 +52,7 @@ def nodes(count: int) -> Any:
     chance = random.Random(7)
     names = [f"{('journal/j', 'journal/j', 'people/p', 'pattern')[i % 4]}-{i:06d}" for i in range(count)]
     for i, key in enumerate(names):
-        lines = [" ".join(chance.choices(WORDS, k=12)).capitalize() + "." for _ in range(22)]
+        lines = [" ".join(chance.choices(WORDS, k=12)).capitalize() + "." for _ in range(LINES)]
         text = f"# {key}\n\n" + "\n".join(lines) + "\n"
         if i % 4 == 3:
             text += f"\n```dialogue\nUser: {lines[0]}\nAssistant: {lines[1]}\nNot: {lines[2]}\n```\n"

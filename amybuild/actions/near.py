@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import re
 
+_Index = dict[str, list[tuple[int, frozenset[str], int]]]  # shingle -> number, shingles, how many from this one on
 NEAR = 0.8  # Jaccard index of two texts' shingles: one other word in ten, or another punctuation and case
 
 
@@ -40,15 +41,18 @@ def near(some: Sequence[str], others: Iterable[str], least: float = NEAR) -> lis
 
     Exact, by prefix filtering (Bayardo et al., WWW 2007): with the shingles in one order, the rarest first, two sets of
     at least that likeness share one within the first ``n - ceil(least * n) + 1`` of each. So only texts that share
-    a rare pair of words are compared, and nothing depends on a seed.
+    a rare pair of words are compared, and of those only where what follows that pair is long enough (Xiao et al., WWW
+    2008). Texts of the same shingles are one. Nothing depends on a seed.
     """
-    left, right = [shingles(text) for text in some], [shingles(text) for text in others]
-    count = Counter(one for group in (left, right) for found in group for one in found)
-    index: dict[str, list[int]] = {}
+    left, right = [shingles(text) for text in some], dict.fromkeys(shingles(text) for text in others)
+    asked = set(left)
+    count = Counter(one for group in (asked, right) for found in group for one in found)
+    index: _Index = {}
     for place, found in enumerate(right):
-        for one in _prefix(found, count, least):
-            index.setdefault(one, []).append(place)
-    return [any(_alike(found, right[place], least) for place in _met(found, index, count, least)) for found in left]
+        for at, one in enumerate(_prefix(found, count, least)):
+            index.setdefault(one, []).append((place, found, len(found) - at))
+    answers = {found: _has_near(found, index, count, least) for found in asked}
+    return [answers[found] for found in left]
 
 
 def _prefix(found: frozenset[str], count: Counter[str], least: float) -> list[str]:
@@ -56,17 +60,16 @@ def _prefix(found: frozenset[str], count: Counter[str], least: float) -> list[st
     return ordered[: len(found) - math.ceil(least * len(found)) + 1] if found else []
 
 
-def _met(found: frozenset[str], index: dict[str, list[int]], count: Counter[str], least: float) -> Iterator[int]:
-    seen: set[int] = set()
-    for one in _prefix(found, count, least):
-        for place in index.get(one, ()):
-            if place not in seen:
-                seen.add(place)
-                yield place
-
-
-def _alike(a: frozenset[str], b: frozenset[str], least: float) -> bool:
-    if min(len(a), len(b)) < least * max(len(a), len(b)):
-        return False
-    shared = len(a & b)
-    return shared >= least * (len(a) + len(b) - shared)
+def _has_near(found: frozenset[str], index: _Index, count: Counter[str], least: float) -> bool:
+    size = len(found)
+    met: set[int] = set()
+    for at, one in enumerate(_prefix(found, count, least)):
+        for place, other, rest in index.get(one, ()):
+            if place in met:
+                continue
+            met.add(place)
+            most = min(size - at, rest)  # the first that both have: none before it is shared
+            both = size + len(other)
+            if most >= least * (both - most) and (shared := len(found & other)) >= least * (both - shared):
+                return True
+    return False

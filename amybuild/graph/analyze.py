@@ -21,8 +21,9 @@ _TRAIN = (
     *("learn", "tune", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
     *("optimizer", "apollo_rank", "apollo_refresh", "apollo_scale", "apollo_growth", "tokens_per_pass", "nll_weight"),
     *("preference", "distill_weight", "teacher", "teacher_examples", "teacher_tokens"),
-    *("context_frozen", "top_layers", "activation_checkpointing", "strict"),
+    *("context_frozen", "top_layers", "activation_checkpointing", "strict", "watch_every", "max_drift"),
     *("margin_weight", "margin_beta", "warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
+    "shards",
 )
 _LOADED = ("dtype", "device", "threads")
 _MEASURE = ("max_tokens", "samples", "sample_tokens", *_LOADED)
@@ -166,7 +167,9 @@ class _Analysis:
                 read = {"base": self.base}
                 return self.graph.add(Action(task.vector, task.target, "adopt", {"kind": kind}, read, source=source))
         params, origins = _take(task.recipe, _TRAIN)
-        needs = task.recipe.resources
+        needs = dict(task.recipe.resources)
+        if params["shards"] > 1 and params["device"] == "cuda":
+            needs["gpu"] = max(params["shards"], needs.get("gpu", 0))
         read = dict(inputs)
         if params["distill_weight"] > 0 and params["teacher"] == "node":  # only such a teacher reads prose
             nodes = self._nodes(f"{task.where} node", task.node, task.query)

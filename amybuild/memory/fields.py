@@ -93,7 +93,7 @@ def _age(value: Value, sign: str, typed: str) -> Test:
 
 
 def _date(value: Value, sign: str, typed: str) -> Test:
-    """A day, month or year is the whole of it: ``created:2025-03`` holds for all of March, ``>2025-03`` from April."""
+    """A day, week, month or year is the whole of it: ``created:2025-03`` is all of March, ``>2025-03`` from April."""
     if sign == "~" or (span := _span(typed)) is None:
         raise InputError("not a date", remedy="write created:>=2025-03-14 (or 2025-03, 2025; <, <=, >)")
     first, end = span
@@ -104,7 +104,7 @@ def _date(value: Value, sign: str, typed: str) -> Test:
 
 
 def _span(typed: str) -> tuple[float, float] | None:
-    """The first second of a year, month, day or instant, and the first one after it."""
+    """The first second of a year, month, week, day or instant, and the first one after it."""
     try:
         if found := re.fullmatch(r"(\d{4})(?:-(\d\d))?", typed, re.ASCII):
             year, month = int(found[1]), int(found[2] or 1)
@@ -116,6 +116,8 @@ def _span(typed: str) -> tuple[float, float] | None:
     when = instant(typed)
     if when is None:
         return None
+    if re.fullmatch(r"\d{4}-?W\d\d", typed, re.ASCII):
+        return when, when + 7 * DAY
     return when, when + DAY if re.fullmatch(r"[\dW-]+", typed) else math.nextafter(when, math.inf)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from blake3 import blake3
 
@@ -14,6 +13,7 @@ from amybuild.errors import InputError
 from amybuild.memory.node import MAX_BYTES, Node
 from amybuild.memory.reading import Reading
 from amybuild.memory.shelf import Kept, Shelf
+from amybuild.memory.text import object_of
 
 Place = tuple[int, int, int]  # the number of a line, where it begins in the file, its bytes
 _NONE = "no memory nodes here"
@@ -98,18 +98,9 @@ def _unreadable(error: OSError, display: str) -> InputError:
     return InputError(f"cannot be read: {error.strerror}", where=display, remedy="check the path")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{twice[:40]!a} is there twice", remedy="which of the two counts? remove one")
-    return found
-
-
 def _node(line: bytes, where: str) -> Node:
     try:
-        return Node.from_json(json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object), source=where)
+        return Node.from_json(json.loads(line.decode("utf-8-sig"), object_pairs_hook=object_of), source=where)
     except UnicodeDecodeError:
         raise InputError("not UTF-8", where=where, remedy="save the file as UTF-8") from None
     except json.JSONDecodeError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from amybuild.errors import InputError, did_you_mean
 from amybuild.memory.example import Example, Place, Turn, bad, checked
 from amybuild.memory.node import clean
+from amybuild.memory.text import object_of
 
 _SHAPES = '{"id","context","continuation","rejected"?,"reason"?,"counter"?} or {"messages":[…],"rejected"?,"counter"?}'
 _KEYS = ("id", "context", "messages", "continuation", "rejected", "reason", "counter")
@@ -25,26 +26,15 @@ def read_lines(key: str, lines: Iterable[str], place: Place) -> list[Example]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line, object_pairs_hook=_object)
+            value = json.loads(line, object_pairs_hook=object_of)
         except (ValueError, RecursionError):
             raise bad(place(number), "not JSON", f"a line is {_SHAPES}") from None
-        except _Doubled:
+        except InputError:
             raise bad(place(number), "a key stands there twice", "remove one of the two") from None
         found.append(_json_example(key, place, number, value))
         name = value.get("id")
         if name is not None and named.setdefault(str(name), number) != number:
             raise bad(place(number), "an id that was there before", f"line {named[str(name)]} has it; change one")
-    return found
-
-
-class _Doubled(Exception):
-    """A JSON object that says one of its keys twice."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise _Doubled
     return found
 
 

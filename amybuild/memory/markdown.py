@@ -60,12 +60,30 @@ def split_front_matter(text: str) -> tuple[str | None, str, int]:
 def _files(
     folder: str, prefix: str, display: str, homes: tuple[str, ...], above: tuple[str, ...], reading: Reading
 ) -> Iterator[tuple[str, str]]:
-    """``(path, name relative to the graph's folder)`` of every node file, by name."""
+    """``(path, name relative to the graph's folder)`` of every node file."""
     here = os.path.realpath(folder)
     shown = f"{display}/{prefix}".rstrip("/")
-    reading.saw(folder)
     if here in above:
         raise InputError("this link leads back into a folder above it", where=shown, remedy="remove the link")
+    files, folders, links = reading.values(folder, _listing, folder, shown)
+    for name in files:
+        yield f"{folder}/{name}", f"{prefix}{name}"
+    for name in folders:
+        yield from _files(f"{folder}/{name}", f"{prefix}{name}/", display, homes, (*above, here), reading)
+    for name in links:  # what a link leads to can change without its folder
+        path = f"{folder}/{name}"
+        _stay_inside(path, f"{display}/{prefix}{name}", homes)
+        if os.path.isdir(path):
+            yield from _files(path, f"{prefix}{name}/", display, homes, (*above, here), reading)
+        elif _is_node(name, os.path.isfile(path), shown):
+            yield path, f"{prefix}{name}"
+
+
+def _listing(folder: str, shown: str) -> tuple[list[str], list[str], list[str]]:
+    """The names in a folder: of the files that are nodes, of folders, and of links to either."""
+    files: list[str] = []
+    folders: list[str] = []
+    links: list[str] = []
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -76,19 +94,27 @@ def _files(
         if name[0] in "._":
             continue
         if entry.is_symlink():
-            _stay_inside(entry.path, f"{display}/{prefix}{name}", homes)
-        if entry.is_dir():
-            yield from _files(entry.path, f"{prefix}{name}/", display, homes, (*above, here), reading)
-        elif name.endswith(".md") and name.lower() != "readme.md":
-            if "#" in name or not name.isprintable():
-                raise InputError(
-                    f"{name!a} cannot be a key",
-                    where=shown,
-                    remedy="rename the file: '#' addresses a section inside a node, and a name is printable UTF-8",
-                )
-            if not entry.is_file():
-                raise InputError("not a regular file", where=f"{display}/{prefix}{name}", remedy="move it away")
-            yield entry.path, f"{prefix}{name}"
+            links.append(name)
+        elif entry.is_dir():
+            folders.append(name)
+        elif _is_node(name, entry.is_file(), shown):
+            files.append(name)
+    return files, folders, links
+
+
+def _is_node(name: str, is_file: bool, shown: str) -> bool:
+    """Whether a name is that of a node's file; `InputError` for one that looks like it and cannot be."""
+    if not name.endswith(".md") or name.lower() == "readme.md":
+        return False
+    if "#" in name or not name.isprintable():
+        raise InputError(
+            f"{name!a} cannot be a key",
+            where=shown,
+            remedy="rename the file: '#' addresses a section inside a node, and a name is printable UTF-8",
+        )
+    if not is_file:
+        raise InputError("not a regular file", where=f"{shown}/{name}", remedy="move it away")
+    return True
 
 
 def _stay_inside(path: str, shown: str, homes: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ class Reading:
     def __init__(self, known: Mapping[str, Row] | None = None) -> None:
         self._known = known or {}
         self._rows: dict[str, Row] = {}
+        self._new: list[str] = []  # of the rows: those that are not the known ones
         self._named: dict[str, Stamp | None] = {}  # the files that the one being read names
         self.stamps: dict[str, Stamp | None] = {}
         self.parsed = 0  # nodes that had to be read from their files
@@ -37,6 +38,7 @@ class Reading:
             self._named = {}
             value = read(*args)
             row = (now, tuple(self._named.items()), value)
+            self._new.append(path)
         self._rows[path] = row
         return row[2]
 
@@ -48,10 +50,12 @@ class Reading:
     def rows(self, began: int) -> dict[str, Row] | None:
         """What the next reading may know: the files that were settled when this one began (ns). None when that is what
         this one knew already."""
-        rows = {
-            path: row
-            for path, row in self._rows.items()
-            if settled(row[0], began) and (not row[1] or all(settled(stamp, began) for _, stamp in row[1]))
-        }
-        same = len(rows) == len(self._known) and all(self._known.get(path) is row for path, row in rows.items())
-        return None if same else rows
+        # one that was known was settled when it was kept
+        young = {path for path in self._new if not _settled(self._rows[path], began)}
+        rows = {path: row for path, row in self._rows.items() if path not in young} if young else self._rows
+        return None if len(rows) == len(self._known) and len(young) == len(self._new) else rows
+
+
+def _settled(row: Row, began: int) -> bool:
+    stamp, named, _ = row
+    return settled(stamp, began) and all(settled(one, began) for _, one in named)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.memory.node import MAX_BYTES
@@ -46,6 +48,15 @@ def text_of(path: Path, shown: str) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError("not UTF-8", where=f"{shown}:{line}", remedy="save the file as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object (a hook for `json.loads`); `InputError` for one that says a key twice: which of the two counts?"""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise InputError(f"{twice[:40]!a} is there twice", remedy="which of the two counts? remove one")
+    return found
 
 
 def inside(root: Path, name: str, where: str) -> Path:

@@ -10,14 +10,17 @@ from typing import Any
 
 _SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _HEADS = ("embed", "lm_head", "wte", "wpe", "shared")  # parts of names that are no linear layer of a block
-FEWER = "less tokens_per_pass, activation_checkpointing = true, a smaller rank or dtype, or a machine with more"
+FEWER = "less tokens_per_pass, activation_checkpointing = true, a smaller rank or dtype, shards, or a larger machine"
 _PER_VOCABULARY = 5  # float32 numbers per reply token and word: logits, their softmax and gradient, and the base's
+_GATHERED = 3  # blocks: the one that computes, the next one, and what came for it from the others
 _REPLIES = 0.6  # share of a pass's tokens that are replies, at most, in dialogues
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Bytes on the device that trains: the base's weights, what is trained with its optimiser, and one pass.
+
+    With `shards`, of each process: its part of the blocks, those that are gathered meanwhile, and all the rest whole.
 
     A pass is what a block keeps for its gradient, about 10 hidden and 6 intermediate vectors a token; with activation
     checkpointing one hidden vector a token and block, and one block in full. Measured within a quarter (bench/LOG.md).
@@ -47,8 +50,10 @@ def estimate(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], p
         activations = tokens * blocks * hidden * size + one_block
     else:
         activations = one_block * (int(params["top_layers"]) or blocks)
+    shards, in_blocks = int(params["shards"]), sum(map(_count, below.values()))
+    held = in_blocks if shards == 1 else in_blocks // shards + _GATHERED * in_blocks // blocks
     return Estimate(
-        sum(whole.values()) * size,
+        (sum(whole.values()) - in_blocks + held) * size,
         _trained(below, params),
         activations,
         int(_REPLIES * tokens) * vocabulary * 4 * _PER_VOCABULARY,
@@ -56,14 +61,17 @@ def estimate(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], p
 
 
 def _trained(shapes: Mapping[str, tuple[int, ...]], params: Mapping[str, Any]) -> int:
-    """Parameters with their gradients and an optimiser's state, in float32."""
+    """Parameters with their gradients, an optimiser's state and the best step's values, in float32."""
     matrices = [shape for shape in shapes.values() if len(shape) == 2]
+    best = 1 if params.get("watch_every") else 0
     if params["tune"] == "lora":
-        return sum(int(params["rank"]) * (rows + columns) for rows, columns in matrices) * 4 * 4
+        return sum(int(params["rank"]) * (rows + columns) for rows, columns in matrices) * 4 * (4 + best)
     count = sum(map(_count, shapes.values()))
     rank = {"apollo": int(params["apollo_rank"]), "apollo-mini": 1}.get(str(params["optimizer"]))
     state = 2 * count if rank is None else sum(2 * min(rank, min(shape)) * max(shape) for shape in matrices)
-    return 4 * (2 * count + state)  # the gradient, the values before, the state; the weights are counted as weights
+    return 4 * (
+        (2 + best) * count + state
+    )  # the gradient, the values before, the state; the weights are counted as weights
 
 
 def _count(shape: tuple[int, ...]) -> int:

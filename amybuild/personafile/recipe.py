@@ -85,11 +85,14 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "warmup": Field(float, 0.1, ok=lambda v: 0 <= v < 1, rule="must be a share of the steps, 0 <= warmup < 1"),
         "weight_decay": Field(float, 0.0, **at_least(0)),
         "clip": Field(float, 1.0, **at_least(0)),
+        "watch_every": Field(int, 0, **at_least(0)),
+        "max_drift": Field(float, 0.02, **above(0)),
         "max_tokens": Field(int, 192, **at_least(16)),
         "samples": Field(int, 8, **at_least(0)),
         "sample_tokens": Field(int, 32, **at_least(1)),
         "dtype": Field(str, "float32", **_DTYPE),
         "device": Field(str, "auto", **_DEVICE),
+        "shards": Field(int, 1, **at_least(1)),
         "threads": Field(int, 0, **at_least(0)),
     },
     "steer": {
@@ -130,6 +133,20 @@ def _read(table: Table, kind: str) -> dict[str, Any]:
             continue
         found[name] = table.within(name, spec.kind, spec.default, spec.ok, spec.rule)
     return found
+
+
+def _check_shards(fields: Mapping[str, Any], target: Table, name: str) -> None:
+    """Refuse what a base in parts cannot do, before anything runs."""
+    if fields.get("shards", 1) == 1:
+        return
+    for key, fits, remedy in (
+        ("device", fields["device"] != "auto", 'say device = "cuda" (a GPU for each) or "cpu"'),
+        ("tune", fields["tune"] == "lora", 'tune = "lora", or shards = 1'),
+        ("top_layers", not fields["top_layers"], "top_layers = 0, or shards = 1"),
+    ):
+        if not fits:
+            what = f"shards = {fields['shards']} does not go with {key} = {fields[key]!r} (recipe '{name}')"
+            raise target.fail(what, key if key in target.data else "recipe", remedy)
 
 
 class RecipeBook:
@@ -173,9 +190,11 @@ class RecipeBook:
         plain = {key: spec.default for key, spec in FIELDS[kind].items()}
         origins = {key: "param" if key in own else "recipe" for key in plain}
         origins |= {f"gates.{key}": "param" if key in own_gates else "recipe" for key in GATES[kind]}
+        whole = {**plain, **fields, **own}
+        _check_shards(whole, target, name)
         return Recipe(
             name,
-            {**plain, **fields, **own},
+            whole,
             {**defaults(kind), **gates, **own_gates},
             origins,
             {**resources, **read_resources(target)},

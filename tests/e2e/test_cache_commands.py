@@ -183,5 +183,5 @@ def test_a_collection_between_plan_and_build_is_no_error(built: Space, monkeypat
         return real(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "build", build)
-    assert len(built.build().ran) == 22
+    assert len(built.build().ran) == 26
     assert built.build().ran == set()

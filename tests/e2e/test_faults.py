@@ -157,7 +157,7 @@ def test_two_builds_at_once_run_each_action_once(space: Space) -> None:
 
         summary = json.loads(out.strip().splitlines()[-1])
         ran += summary["ran"]
-    assert len(ran) == len(set(ran)) == 22
+    assert len(ran) == len(set(ran)) == 26
 
 
 def test_an_unwritable_cache_says_so(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:

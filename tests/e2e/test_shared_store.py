@@ -60,7 +60,7 @@ def test_two_projects_share_through_a_folder(built: Space, tmp_path: Path) -> No
     share(built, shared)
     shutil.rmtree(built.root / "cache")
     first, _ = finished(built.spawn("--json"))
-    assert len(first["ran"]) == 22
+    assert len(first["ran"]) == 26
     other = clone(built, tmp_path / "other")
     second, told = finished(other.spawn("--json"))
     assert second["ran"] == []
@@ -177,7 +177,7 @@ def test_two_projects_share_through_s3(built: Space, tmp_path: Path, s3: str) ->
 
     shutil.rmtree(built.root / "cache")
     first, told = finished(built.spawn("--json"))
-    assert len(first["ran"]) == 22
+    assert len(first["ran"]) == 26
     assert not told
     client = boto3.client("s3", endpoint_url=s3)
     names = [row["Key"] for row in client.list_objects_v2(Bucket=BUCKET)["Contents"]]

@@ -201,3 +201,14 @@ def test_a_graph_refuses_what_is_twice_or_has_no_producer() -> None:
         graph.add(Action("a/x", "a", "base", {}))
     with pytest.raises(AssertionError):
         graph.add(Action("b/x", "b", "base", {}, {"in": "c/x"}))
+
+
+def test_each_shard_of_a_training_needs_a_gpu(tmp_path: Path) -> None:
+    def needs(lines: str) -> dict[str, int]:
+        text = TEXT.replace("[task.listen]\n", f"[task.listen]\n{lines}\n")
+        return dict(analyzed(tmp_path, text).actions["task.listen/train"].resources)
+
+    assert "gpu" not in needs("")
+    assert needs('shards = 2\ndevice = "cuda"')["gpu"] == 2
+    assert needs('shards = 2\ndevice = "cuda"\nresources = { gpu = 3 }')["gpu"] == 3
+    assert "gpu" not in needs('shards = 2\ndevice = "cpu"')

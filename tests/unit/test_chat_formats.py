@@ -1,5 +1,6 @@
 """Every chat format: what is read, what is left out, how it is told apart, and that errors quote nobody."""
 
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 import json
@@ -85,12 +86,41 @@ def test_whatsapp_ios(tmp_path: Path) -> None:
         ("[12/31/20, 11:59:58 PM] Ann: hi", (2020, 12, 31, 23, 59, 58)),
         ("[2020-12-31, 23:59:58] Ann: hi", (2020, 12, 31, 23, 59, 58)),
         ("[31.12.20, 23:59] Ann: hi", (2020, 12, 31, 23, 59)),
+        ("٣١\u200f/١٢\u200f/٢٠٢٠، ١١:٥٩ م - Ann: hi", (2020, 12, 31, 23, 59)),  # Arabic, Android
+        ("31\u200f/12\u200f/2020، 12:05 ص - Ann: hi", (2020, 12, 31, 0, 5)),
+        ("\u200f[٣١\u200f/١٢\u200f/٢٠٢٠، ١١:٥٩:٥٨ م] Ann: hi", (2020, 12, 31, 23, 59, 58)),
+        ("۲۰۲۰/۱۲/۳۱، ۲۳:۵۹ - Ann: hi", (2020, 12, 31, 23, 59)),  # Persian
+        ("۲۰۲۰/۱۲/۳۱،\u200f ۱۱:۵۹ ب.ظ. - Ann: hi", (2020, 12, 31, 23, 59)),
+        ("2020. 12. 31. 오후 11:59 - Ann: hi", (2020, 12, 31, 23, 59)),  # Korean
+        ("[2020. 12. 31. 오전 12:05:58] Ann: hi", (2020, 12, 31, 0, 5, 58)),
+        ("2020/12/31 午後11:59 - Ann: hi", (2020, 12, 31, 23, 59)),  # Japanese
+        ("[2020/12/31 午前0:05:58] Ann: hi", (2020, 12, 31, 0, 5, 58)),
+        ("[2020/12/31 下午11:59:58] Ann: hi", (2020, 12, 31, 23, 59, 58)),  # Chinese
+        ("३१/१२/२०२०, ११:५९ pm - Ann: hi", (2020, 12, 31, 23, 59)),
     ],
 )
 def test_whatsapp_dates(tmp_path: Path, line: str, when: tuple[int, ...]) -> None:
     kinds, messages = chat(tmp_path, line + "\n")
     assert kinds == ("whatsapp",)
     assert [(one.sender, one.text, one.time) for one in messages] == [("Ann", "hi", at(*when))]
+
+
+ARABIC = """\
+٣\u200f/٤\u200f/٢٠٢٢، ١١:٥٨ ص - الرسائل والمكالمات مشفّرة تمامًا بين الطرفين.
+٣\u200f/٤\u200f/٢٠٢٢، ١١:٥٩ ص - عمار: السلام
+سطر ثان
+٣\u200f/٤\u200f/٢٠٢٢، ١٢:٠٠ م - آن لي: \u200fاهلين: كيف الحال
+٣\u200f/٤\u200f/٢٠٢٢، ١٢:٠١ م - آن لي: <تم استبعاد الوسائط>
+٣\u200f/٤\u200f/٢٠٢٢، ١٢:٠٢ م - آن لي: IMG-2022.jpg (الملف مرفق)
+٣\u200f/٤\u200f/٢٠٢٢، ١٢:٠٣ م - عمار: تم حذف هذه الرسالة
+"""
+
+
+def test_whatsapp_in_arabic(tmp_path: Path) -> None:
+    _, messages = chat(tmp_path, ARABIC)
+    assert said(messages) == [("عمار", "السلام\nسطر ثان"), ("آن لي", "اهلين: كيف الحال")]
+    noon = [at(2022, 4, 3, 11, 59), at(2022, 4, 3, 12)]
+    assert [one.time for one in messages] == noon, "only the clocks of am and pm put the month first"
 
 
 def test_the_order_of_day_and_month_is_one_for_the_whole_chat() -> None:

@@ -100,3 +100,10 @@ def test_a_source_that_is_no_file(tmp_path: Path, name: str) -> None:
         os.mkfifo(tmp_path / pipe)
     with pytest.raises(InputError, match="graph source"):
         read_graph(name, tmp_path)
+
+
+def test_a_key_that_stands_twice_behind_many_others_is_found_at_once(tmp_path: Path) -> None:
+    many = ",".join(f'"k{i}":0' for i in range(MANY))
+    (tmp_path / "nodes.jsonl").write_text(f'{{"key":"a",{many},"last":0,"last":1}}\n')
+    with pytest.raises(InputError, match="'last' is there twice"):
+        read_graph("nodes.jsonl", tmp_path)

@@ -59,6 +59,15 @@ def test_each_knob_moves_its_own_part() -> None:
     assert full["adamw"] > full["apollo"] > full["apollo-mini"] > full["adamw"] // 2
 
 
+def test_a_shard_holds_its_part_of_the_blocks_and_the_rest_whole() -> None:
+    whole = of(dtype="bfloat16").weights
+    heads = 2 * 2 * 248320 * 5120
+    block = (whole - heads) // 64
+    assert of(dtype="bfloat16", shards=2).weights == heads + 32 * block + 3 * block
+    assert of(dtype="bfloat16", shards=8).weights == heads + 8 * block + 3 * block
+    assert of(dtype="bfloat16", shards=2).trained == of(dtype="bfloat16").trained
+
+
 def test_shapes_are_those_of_the_files(tmp_path: Path) -> None:
     shapes = read_shapes(make_tiny_base(tmp_path))
     assert shapes["model.layers.2.mlp.down_proj.weight"] == (32, 64)
@@ -71,6 +80,10 @@ def test_a_training_that_cannot_fit_is_refused_before_it_loads(tmp_path: Path) -
         train.run(context)
     assert caught.value.where == "task.x/train"
     assert "activation_checkpointing" in str(caught.value.remedy)
+    params = {**DEFAULTS, "shards": 2, "device": "cpu"}
+    context = ActionContext("task.x/train", "k", params, inputs, tmp_path, free_memory=lambda: 1 << 20)
+    with pytest.raises(ActionError, match="GiB of memory for each of 2 processes"):
+        train.run(context)
 
 
 def test_doctor_says_what_does_not_fit(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,12 @@ def graph() -> MemoryGraph:
         ("all | type:episodic | age:<7d | key:journal* | sort:weight desc | limit:20", [J2]),
         ("created:2025-03", [J1, J2]),
         ("created:2025-03-01", [J1]),
+        ("created:2025-W09", [J1]),  # the week of Monday, 24 February
+        ("created:2025W11", [J2]),
+        ("created:>2025-W09", [J2]),
+        ("created:<=2025-W10 and created:2025", [J1]),
+        ("created:2025-W11-5", [J2]),
+        ("created:2025-W11-4", []),
         ("created:>2025-03-01", [J2]),
         ("created:>=2025 and created:<2025-03-14", [J1]),
         ("created != 2025-03-14", [J1]),

@@ -112,6 +112,29 @@ def test_random_edits(folder: Path) -> None:
     assert saved > 200
 
 
+def test_what_a_link_leads_to_is_looked_at_though_its_folder_is_as_it_was(folder: Path) -> None:
+    for name in ("other", "away"):
+        (folder / name).mkdir()
+        (folder / name / "x.md").write_text(name)
+    (folder / "turn").symlink_to("other")
+    (folder / "memory/deep/linked").symlink_to("../../turn")
+    (folder / "memory/deep/one.md").symlink_to("../../turn/x.md")
+    first = Reading()
+    assert read_graph("memory", folder, first).nodes["deep/one"].content == "other"
+    known = rows_after(first)
+    (folder / "turn").unlink()
+    (folder / "turn").symlink_to("away")
+    graph = read_graph("memory", folder, Reading(known))
+    same(graph, read_graph("memory", folder))
+    assert graph.nodes["deep/linked/x"].content == graph.nodes["deep/one"].content == "away"
+    (folder / "turn").unlink()
+    outside = folder.with_name("outside")
+    (folder / "away").rename(outside)
+    (folder / "turn").symlink_to(outside)
+    with pytest.raises(InputError, match="leads out of the project"):
+        read_graph("memory", folder, Reading(known))
+
+
 def test_another_project_folder_knows_nothing_of_this_one(folder: Path) -> None:
     first = Reading()
     read_graph("memory", folder, first)

@@ -122,3 +122,19 @@ def test_every_field_that_the_loop_reads_can_be_said_in_a_recipe_and_reaches_it(
     assert loop.keys() <= FIELDS["task"].keys()
     assert loop.keys() <= set(analyze._TRAIN)
     assert {*analyze._TRAIN, *analyze._CORPUS, *analyze._MEASURE} == FIELDS["task"].keys()
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"shards": 2}, "device = 'auto'"),
+        ({"shards": 2, "device": "cpu", "tune": "full"}, "tune = 'full'"),
+        ({"shards": 2, "device": "cuda", "top_layers": 3}, "top_layers = 3"),
+    ],
+)
+def test_shards_refuse_what_a_base_in_parts_cannot_do(tmp_path: Path, own: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=f"shards = 2 does not go with {words}") as caught:
+        resolve(tmp_path, 'kind = "task"', own)
+    assert caught.value.remedy
+    assert resolve(tmp_path, 'kind = "task"', {**own, "shards": 1}).fields["shards"] == 1
+    assert resolve(tmp_path, 'kind = "task"\nshards = 4', {"device": "cpu"}).fields["shards"] == 4

@@ -1,4 +1,4 @@
-"""WhatsApp's text export, of Android and of iOS, in the date formats of many countries."""
+"""WhatsApp's text export, of Android and of iOS, with the dates and digits of many countries."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import re
 from collections.abc import Sequence
 
 from amybuild.memory.chat.message import Message, tidy
-from amybuild.memory.chat.when import Stamp, hours, seconds
+from amybuild.memory.chat.when import HALF, Stamp, hours, seconds
 
 NAME = "WhatsApp (text, Android or iOS)"
+_TURN = "[\u200e\u200f\u061c\u202a-\u202c\u2066-\u2069]*"  # marks of writing direction, between any two signs of a date
 _WHEN = (
-    r"(\d{1,4})[./-]\s?(\d{1,2})[./-]\s?(\d{1,4})\.?,?\s+(?:\w{1,3}\s)?(\d{1,2})[:.](\d{2})(?:[:.](\d{2}))?"
-    r"(?:\s*([AaPp]\.?\s?[Mm]\.?))?"
+    rf"(\d{{1,4}}){_TURN}[./-]{_TURN}\s?(\d{{1,2}}){_TURN}[./-]{_TURN}\s?(\d{{1,4}}){_TURN}\.?[,\u060c]?{_TURN}\s+{_TURN}"
+    rf"(?:({HALF})\s*|\w{{1,3}}\s)?(\d{{1,2}})[:.](\d{{2}})(?:[:.](\d{{2}}))?{_TURN}(?:\s*({HALF}))?{_TURN}"
 )
-_BEGIN = re.compile(rf"(?:\[{_WHEN}\]\s?|{_WHEN}\s+[-\u2013]\s)(.*)", re.DOTALL)
+_BEGIN = re.compile(rf"(?:\[{_TURN}{_WHEN}\]\s?|{_WHEN}\s+[-\u2013]{_TURN}\s)(.*)", re.DOTALL)
 _SENDER = re.compile(
     r"([^:\"\u201c\u201d\u201e\u00ab\u00bb\n]{1,120}?):(?: (.*)|$)", re.DOTALL
 )  # quotes: a new subject
@@ -23,7 +24,8 @@ _FILE = re.compile(r"\S{1,160}\.[A-Za-z0-9]{2,5} \([^()\n]{3,60}\)(?:\n|\Z)")  #
 _DELETED = re.compile(
     r"(?:This message was deleted|You deleted this message|Diese Nachricht wurde gelöscht|"
     r"Du hast diese Nachricht gelöscht|Ce message a été supprimé|Se eliminó este mensaje|Mensagem apagada|"
-    r"Questo messaggio è stato eliminato|Waiting for this message\. This may take a while)\.?"
+    r"Questo messaggio è stato eliminato|تم حذف هذه الرسالة|이 메시지는 삭제되었습니다|"
+    r"このメッセージは削除されました|Waiting for this message\. This may take a while)\.?"
 )
 
 
@@ -43,9 +45,10 @@ def read(lines: Sequence[str], where: str) -> list[Message]:
                 found[-1][1].append(line)
             continue
         *numbers, rest = begin.groups()
-        a, b, c, hour, minute, second, half = numbers[:7] if numbers[0] else numbers[7:]
+        a, b, c, before, hour, minute, second, after = numbers[:8] if numbers[0] else numbers[8:]
+        half = before or after
         clock = (hours(int(hour), half), int(minute), int(second or 0))
-        found.append((((int(a), int(b), int(c)), clock, bool(half)), [rest]))
+        found.append((((int(a), int(b), int(c)), clock, bool(half) and half.isascii()), [rest]))
     times = seconds([stamp for stamp, _ in found], where)
     messages = []
     for time, (_, parts) in zip(times, found, strict=True):
@@ -58,7 +61,7 @@ def read(lines: Sequence[str], where: str) -> list[Message]:
 
 
 def _bare(line: str) -> str:
-    return line.lstrip("\u200e\u200f\u202a\u202c\ufeff")
+    return line.lstrip("\u200e\u200f\u061c\u202a\u202b\u202c\ufeff")
 
 
 def _said(text: str) -> str:

@@ -8,21 +8,24 @@ from itertools import pairwise
 
 from amybuild.errors import InputError
 
-Stamp = tuple[tuple[int, int, int], tuple[int, int, int], bool]  # three numbers of a date, a time, on a 12-hour clock
+Stamp = tuple[tuple[int, int, int], tuple[int, int, int], bool]  # three numbers of a date, a time, with am or pm
+# am or pm, here and in Korean, Japanese, Chinese, Arabic and Persian
+HALF = r"[AaPp]\.?\s?[Mm]\.?|오[전후]|午[前後]|[上下]午|[صم]|[قب]\.?\s?ظ\.?"
+_AFTERNOON = ("p", "P", "오후", "午後", "下午", "م", "ب")
 
 
 def hours(hour: int, half: str | None) -> int:
-    """The hour of a day: 12-hour clocks say which half (``am``, ``p.m.`` …), others do not."""
+    """The hour of a day: 12-hour clocks say which half (`HALF`), others do not."""
     if not half:
         return hour
-    return hour % 12 + (12 if half[0] in "pP" else 0)
+    return hour % 12 + (12 if half.startswith(_AFTERNOON) else 0)
 
 
 def seconds(stamps: Sequence[Stamp], where: str) -> list[float]:
     """Each stamp in seconds since 1970 (UTC). `InputError` when no one order of day and month fits all of them.
 
     A number above 12 decides. Where none is, the order wins in which time runs backwards less often, then day before
-    month, but month before day on 12-hour clocks.
+    month, but month before day on clocks with am and pm.
     """
     short = [date for date, _, _ in stamps if date[0] <= 31]
     first, second = any(date[0] > 12 for date in short), any(date[1] > 12 for date in short)
