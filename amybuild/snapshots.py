@@ -101,7 +101,7 @@ def pull(persona: Persona, cache: ActionCache, history: History, now: float) -> 
     try:
         room = store.scratch()
         with disk_errors(room):
-            for name, data in pack(graph.nodes.values()).items():
+            for name, data in pack(graph.nodes):
                 (room / name).write_bytes(data)
         output = store.put_tree(room)
         key = snapshot_key(output)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _GRACE = 2.0  # s that a server has to end by itself
 _CHUNK = 1 << 16
+_OBJECT = re.compile(rb"\s*\{")
 T = TypeVar("T")
 
 
@@ -106,9 +110,11 @@ def ask(address: str, folder: Path, limits: Limits, question: Callable[[Server],
 
     with _silent():
         try:
-            return anyio.run(talk)
+            found = anyio.run(talk)
         except Exception as error:  # the libraries raise many, some in groups, some with what the server wrote
             raise budget.fault or _told(error, where, limits, address) from None
+    gc.collect()  # the libraries leave circles, and in them the last answer, which may be the whole memory
+    return found
 
 
 def _told(error: Exception, where: str, limits: Limits, address: str) -> AmyError:
@@ -250,7 +256,7 @@ async def _lines(
     outgoing, leaving = anyio.create_memory_object_stream[SessionMessage](0)
 
     async def read() -> None:
-        parts: list[bytes] = []
+        line = bytearray()  # grows in place: it may be the whole memory
         async with arrived:
             while True:
                 try:
@@ -258,19 +264,21 @@ async def _lines(
                 except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, ConnectionError):
                     return
                 budget.spend(len(chunk))
-                *whole, rest = chunk.split(b"\n")
-                for line in whole:
-                    parts.append(line)
-                    message, parts = b"".join(parts), []
-                    if message.lstrip()[:1] == b"{":
-                        await arrived.send(parsed(message))
-                    del message  # it may be the whole memory
-                parts.append(rest)
+                *ends, rest = chunk.split(b"\n")
+                for end in ends:
+                    line += end
+                    if _OBJECT.match(line):
+                        await arrived.send(parsed(line))
+                    line.clear()
+                line += rest
 
-    def parsed(line: bytes) -> SessionMessage:
+    def parsed(line: bytearray) -> SessionMessage:
         try:
-            return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-        except ValueError:
+            text = line.decode()
+            line.clear()
+            value = json.loads(text)  # pydantic's own reader takes three times the room
+            return SessionMessage(jsonrpc_message_adapter.validate_python(value, by_name=False))
+        except (ValueError, RecursionError):
             what = "an answer that is no JSON-RPC message"
             raise InputError(what, where=budget.where, remedy="the server is damaged, or no MCP server") from None
 

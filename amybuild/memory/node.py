@@ -93,16 +93,12 @@ class Node:
 
     def canonical(self) -> bytes:
         """The one byte form of the node: a line of ``nodes.jsonl`` without its newline."""
-        return self._canonical
+        return canonical(self.to_json())
 
     @cached_property
     def digest(self) -> str:
         """Digest of `canonical`, 64 hex digits: of all that is in the node, wherever it was read."""
-        return digest_bytes(self._canonical)
-
-    @cached_property
-    def _canonical(self) -> bytes:
-        return canonical(self.to_json())
+        return digest_bytes(self.canonical())
 
     def place(self, line: int) -> str:
         """Where line `line` of the content is: in the file when it is known, else in the node."""
