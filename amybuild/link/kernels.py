@@ -37,7 +37,10 @@ def subtract_bf16(tuned: Any, base: Any, out: Any) -> None:
 
 @compiled()
 def four_trimmed(one: Any, two: Any, three: Any, four: Any, base: Any, lows: Any, highs: Any, out: Any) -> None:
-    """`subtract_bf16` and `trim` of four fine-tunes at once: bits [m] each, float64 [4], [4] -> float32 [4, PART]."""
+    """`subtract_bf16` and `trim` of four fine-tunes at once: bits [m] each, float64 [4], [4] -> float32 [4, PART].
+
+    A NaN stays, to be counted.
+    """
     low0, low1, low2, low3 = np.float32(lows[0]), np.float32(lows[1]), np.float32(lows[2]), np.float32(lows[3])
     top0, top1, top2, top3 = np.float32(highs[0]), np.float32(highs[1]), np.float32(highs[2]), np.float32(highs[3])
     r0, r1, r2, r3 = out[0], out[1], out[2], out[3]
@@ -45,10 +48,10 @@ def four_trimmed(one: Any, two: Any, three: Any, four: Any, base: Any, lows: Any
         from_base = widened(base[j])
         x0, x1 = widened(one[j]) - from_base, widened(two[j]) - from_base
         x2, x3 = widened(three[j]) - from_base, widened(four[j]) - from_base
-        r0[j] = x0 if (abs(x0) >= low0) & (abs(x0) <= top0) else np.float32(0)
-        r1[j] = x1 if (abs(x1) >= low1) & (abs(x1) <= top1) else np.float32(0)
-        r2[j] = x2 if (abs(x2) >= low2) & (abs(x2) <= top2) else np.float32(0)
-        r3[j] = x3 if (abs(x3) >= low3) & (abs(x3) <= top3) else np.float32(0)
+        r0[j] = np.float32(0) if (abs(x0) < low0) | (abs(x0) > top0) else x0
+        r1[j] = np.float32(0) if (abs(x1) < low1) | (abs(x1) > top1) else x1
+        r2[j] = np.float32(0) if (abs(x2) < low2) | (abs(x2) > top2) else x2
+        r3[j] = np.float32(0) if (abs(x3) < low3) | (abs(x3) > top3) else x3
 
 
 @compiled("f4[:,:]", "f4[:,:]", "f4", "f4[:,:]", fastmath={"contract"})
