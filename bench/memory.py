@@ -140,7 +140,7 @@ def whole(root: Path, source: str, seen: dict[str, Any]) -> Callable[[], Any]:
         took("read")
         store = Store(root / "store")
         room = store.scratch()
-        for name, data in pack(graph.nodes.values()).items():
+        for name, data in pack(graph.nodes):
             (room / name).write_bytes(data)
         store.put_tree(room)
         store.close()

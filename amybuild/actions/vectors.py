@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from amybuild.errors import ActionError
 
 if TYPE_CHECKING:
     from amybuild.readout.choose import Choice, Data
-    from amybuild.readout.estimators import Rows
+    from amybuild.readout.table import Rows
 
 
 def run(ctx: ActionContext) -> None:
@@ -41,7 +42,8 @@ def run(ctx: ActionContext) -> None:
             for name, value in directions(data, choice, layer, how.rate).items():
                 tensors[f"layer_{layer}.{name}"] = np.ascontiguousarray(value, dtype=np.float32)
     save_file(tensors, ctx.out / "readout.safetensors")
-    text = json.dumps(manifest(data, about, choice, how), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    bound = {"vectors_sha256": hashlib.sha256((ctx.out / "readout.safetensors").read_bytes()).hexdigest()}
+    text = json.dumps(manifest(data, about, choice, how) | bound, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (ctx.out / "readout.json").write_text(text, encoding="utf-8")
     ctx.progress(2, 2)
 
@@ -51,7 +53,7 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
     import numpy as np
 
     from amybuild.readout.estimators import Candidate, Side
-    from amybuild.readout.split import held_out, units
+    from amybuild.readout.split import held_out, spreads, units
 
     rows, marks, plain = data.rows[layer], data.marks, data.nuisance[layer]
     side = Side(rows, marks, plain)
@@ -65,15 +67,15 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
                 remedy="it needs texts that differ from the rest",
             )
     (scores,) = held_out(rows, marks, plain, data.folds("inner"), [choice.candidate])
-    read, moved = rows @ vectors.T, side.differences @ steer.T
+    mean, std = spreads(vectors, rows)
     bars = [threshold(scores[marks[:, c] < 0, c], rate) for c in range(len(vectors))]
     return {
         "vectors": vectors,
-        "mean": read.mean(0),
-        "std": read.std(0),
-        "threshold": read.mean(0) + read.std(0) * np.array(bars),
+        "mean": mean,
+        "std": std,
+        "threshold": mean + std * np.array(bars),
         "steer": steer,
-        "gap": np.diagonal(moved),
+        "gap": (side.differences * steer).sum(1),
     }
 
 

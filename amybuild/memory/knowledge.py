@@ -6,28 +6,38 @@ https://github.com/modelcontextprotocol/servers/tree/main/src/memory
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
 from amybuild.errors import InputError
-from amybuild.memory.mcp import Server
+from amybuild.memory.mcp import Answer, Server
 from amybuild.memory.node import MAX_BYTES, Link, Node, check_key, clean
 
 TOOL = "read_graph"
 
 
-async def read(server: Server) -> list[Node]:
-    """All entities of a connected server."""
+async def read(server: Server) -> Callable[[], list[Node]]:
+    """Ask a connected server for all of it. What comes back makes the nodes: once, and when the conversation is over,
+    for as long as that lasts the libraries hold the text, which is as large as the memory."""
     answer = await server.call(TOOL)
     if answer.failed:
         raise server.bad(f"the tool {TOOL} failed")
-    graph = answer.structured
+    held = [answer]
+    del answer
+    return lambda: _nodes(held, server)
+
+
+def _nodes(held: list[Answer], server: Server) -> list[Node]:
+    answer = held.pop()
+    graph, text = answer.structured, answer.text
+    del answer
     if graph is None or "entities" not in graph:  # earlier versions tell it as text only
         try:
-            graph = json.loads(answer.text)
+            graph = json.loads(text)
         except (ValueError, RecursionError):
             raise server.bad(f"what {TOOL} says is no JSON") from None
+    del text
     try:
         return nodes_of(graph, server.limits.nodes)
     except InputError as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _GRACE = 2.0  # s that a server has to end by itself
 _CHUNK = 1 << 16
+_OBJECT = re.compile(rb"\s*\{")
 T = TypeVar("T")
 
 
@@ -82,8 +86,15 @@ class Server:
         return InputError(what, where=self.where, remedy=remedy)
 
 
-def ask(address: str, folder: Path, limits: Limits, question: Callable[[Server], Awaitable[T]]) -> T:
-    """What `question` finds out from the server at `address`; paths and programs are relative to `folder`.
+def ask(
+    address: str,
+    folder: Path,
+    limits: Limits,
+    question: Callable[[Server], Awaitable[T]],
+    headers: Mapping[str, str] | None = None,
+) -> T:
+    """What `question` finds out from the server at `address`; paths and programs are relative to `folder`, `headers`
+    go with every HTTP request and may be secret.
 
     Raises `Unreachable` when it does not answer, `InputError` when what it says is wrong. No message repeats what the
     server wrote: it may be a memory.
@@ -99,16 +110,18 @@ def ask(address: str, folder: Path, limits: Limits, question: Callable[[Server],
     budget = _Budget(limits.bytes, where)
 
     async def talk() -> T:
-        async with _connect(address, folder, budget) as streams, mcp.ClientSession(*streams) as session:
+        async with _connect(address, folder, budget, headers or {}) as streams, mcp.ClientSession(*streams) as session:
             server = Server(session, where, limits)
             await server.open()
             return await question(server)
 
     with _silent():
         try:
-            return anyio.run(talk)
+            found = anyio.run(talk)
         except Exception as error:  # the libraries raise many, some in groups, some with what the server wrote
             raise budget.fault or _told(error, where, limits, address) from None
+    gc.collect()  # the libraries leave circles, and in them the last answer, which may be the whole memory
+    return found
 
 
 def _told(error: Exception, where: str, limits: Limits, address: str) -> AmyError:
@@ -180,13 +193,15 @@ class _Budget:
             raise self.fail(InputError(what, where=self.where, remedy=remedy))
 
 
-def _connect(address: str, folder: Path, budget: _Budget) -> contextlib.AbstractAsyncContextManager[TransportStreams]:
+def _connect(
+    address: str, folder: Path, budget: _Budget, headers: Mapping[str, str]
+) -> contextlib.AbstractAsyncContextManager[TransportStreams]:
     scheme, _, rest = address.partition(":")
     if scheme == "stdio":
         return _process(rest, folder, budget)
     if scheme == "unix":
         return _socket(os.fspath(folder / Path(rest.removeprefix("//")).expanduser()), budget)
-    return _http(address, budget)
+    return _http(address, budget, headers)
 
 
 @contextlib.asynccontextmanager
@@ -250,7 +265,7 @@ async def _lines(
     outgoing, leaving = anyio.create_memory_object_stream[SessionMessage](0)
 
     async def read() -> None:
-        parts: list[bytes] = []
+        line = bytearray()  # grows in place: it may be the whole memory
         async with arrived:
             while True:
                 try:
@@ -258,19 +273,21 @@ async def _lines(
                 except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, ConnectionError):
                     return
                 budget.spend(len(chunk))
-                *whole, rest = chunk.split(b"\n")
-                for line in whole:
-                    parts.append(line)
-                    message, parts = b"".join(parts), []
-                    if message.lstrip()[:1] == b"{":
-                        await arrived.send(parsed(message))
-                    del message  # it may be the whole memory
-                parts.append(rest)
+                *ends, rest = chunk.split(b"\n")
+                for end in ends:
+                    line += end
+                    if _OBJECT.match(line):
+                        await arrived.send(parsed(line))
+                    line.clear()
+                line += rest
 
-    def parsed(line: bytes) -> SessionMessage:
+    def parsed(line: bytearray) -> SessionMessage:
         try:
-            return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-        except ValueError:
+            text = line.decode()
+            line.clear()
+            value = json.loads(text)  # pydantic's own reader takes three times the room
+            return SessionMessage(jsonrpc_message_adapter.validate_python(value, by_name=False))
+        except (ValueError, RecursionError):
             what = "an answer that is no JSON-RPC message"
             raise InputError(what, where=budget.where, remedy="the server is damaged, or no MCP server") from None
 
@@ -296,7 +313,7 @@ async def _lines(
 
 
 @contextlib.asynccontextmanager
-async def _http(url: str, budget: _Budget) -> AsyncIterator[TransportStreams]:
+async def _http(url: str, budget: _Budget, headers: Mapping[str, str]) -> AsyncIterator[TransportStreams]:
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
@@ -326,6 +343,7 @@ async def _http(url: str, budget: _Budget) -> AsyncIterator[TransportStreams]:
             return response
 
     # no time limits here: every question has one
-    client = httpx2.AsyncClient(transport=Transport(), timeout=None, headers={"Accept-Encoding": "identity"})
+    headers = {**headers, "Accept-Encoding": "identity"}
+    client = httpx2.AsyncClient(transport=Transport(), timeout=None, headers=headers)  # follows no redirection
     async with client, streamable_http_client(url, http_client=client, max_sse_event_size=None) as streams:
         yield streams

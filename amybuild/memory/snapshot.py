@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 from amybuild.digest import digest_bytes
@@ -17,16 +17,16 @@ _FEW, _MANY = 1_000, 16_000  # nodes from which on there are 16 files, and 256
 Place = tuple[str, int, int]  # a file, where a node's line begins in it, its bytes
 
 
-def pack(nodes: Iterable[Node]) -> dict[str, bytes]:
-    """File name -> its lines (`Node.canonical`), sorted by key. The same nodes are the same bytes in any order."""
-    ordered = sorted((node.key, node.canonical()) for node in nodes)  # not the nodes: texts would be there twice
-    digits = (len(ordered) >= _FEW) + (len(ordered) >= _MANY)
-    files: dict[str, list[bytes]] = {}
-    for key, line in ordered:
-        part = digest_bytes(key.encode())[:digits]
-        files.setdefault(f"nodes-{part}.jsonl" if part else "nodes.jsonl", []).append(line)
-    del ordered  # each line goes when its file is joined
-    return {name: b"\n".join([*files.pop(name), b""]) for name in sorted(files)}
+def pack(nodes: Mapping[str, Node]) -> Iterator[tuple[str, bytes]]:
+    """``(file name, its lines)``, one file after the other: lines (`Node.canonical`) are sorted by key. The same nodes
+    are the same bytes in any order."""
+    digits = (len(nodes) >= _FEW) + (len(nodes) >= _MANY)
+    parts: dict[str, list[str]] = {}
+    for key in sorted(nodes):
+        parts.setdefault(digest_bytes(key.encode())[:digits], []).append(key)
+    for part, keys in sorted(parts.items()):
+        name = f"nodes-{part}.jsonl" if part else "nodes.jsonl"
+        yield name, b"".join(nodes[key].canonical() + b"\n" for key in keys)
 
 
 def shelve_files(files: Mapping[str, str], reading: Reading) -> Shelf:

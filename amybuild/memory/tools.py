@@ -36,15 +36,15 @@ async def read(server: Server) -> tuple[list[Node], tuple[str, ...]]:
         raise server.bad("memory_query 'all' names no node", "check what the server keeps")
     types = {key: kind for kind in _TYPES for key in await _keys(server, f"all | type:{kind}", optional=True)}
     found: dict[str, Node] = {}
-    room = anyio.CapacityLimiter(_TOGETHER)
+    waiting = iter(keys)
 
-    async def one(key: str) -> None:
-        async with room:
+    async def work() -> None:
+        for key in waiting:  # of all of them: whoever is free takes the next
             found[key] = await _node(server, key, types.get(key, "semantic"))
 
     async with anyio.create_task_group() as group:
-        for key in keys:
-            group.start_soon(one, key)
+        for _ in range(_TOGETHER):
+            group.start_soon(work)
     warnings = () if types else ("the server tells no types: every node counts as semantic",)
     return [found[key] for key in keys], warnings
 

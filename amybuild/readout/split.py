@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from amybuild.readout.estimators import Candidate, Marks, Rows, Side
+from amybuild.readout.estimators import Candidate, Marks, Side
+from amybuild.readout.table import Rows, Table
 
 FOLDS = 5
 
@@ -73,7 +74,7 @@ def aucs(scores: Rows, marks: Marks) -> Rows:
     )
 
 
-def resampled(good: Rows, bad: Rows, seed: int, draws: int = 1000) -> Rows:
+def resampled(good: Rows, bad: Rows, seed: int, draws: int = 2000) -> Rows:
     """AUCs [draws, k] of k scores of the same texts, `good` [n, k] and `bad` [m, k]: a draw draws texts again within
     their side, the same ones for every score, so that the AUCs of one draw can be compared. No draws from nothing."""
     rng = np.random.default_rng(seed)
@@ -99,18 +100,27 @@ def units(directions: Rows) -> Rows:
     return found
 
 
-def read(directions: Rows, known: Rows, rows: Rows) -> Rows:
+def read(directions: Rows, known: Table, rows: Table) -> Rows:
     """Projections of `rows` [n, hidden] in standard deviations of those of `known`, [n, concepts]; NaN without a
     direction."""
-    there = known @ directions.T
-    spread = there.std(0)
+    mean, spread = spreads(directions, known)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Rows = (rows @ directions.T - there.mean(0)) / np.where(spread > 0, spread, np.nan)
+        found: Rows = (rows.times(directions) - mean) / np.where(spread > 0, spread, np.nan)
     return found
 
 
+def spreads(directions: Rows, rows: Table) -> tuple[Rows, Rows]:
+    """Mean and standard deviation of the projections of `rows` [n, hidden] on each direction, [concepts] each."""
+    centre = rows.weighed(np.full((len(rows), 1), 1.0 / len(rows)))[0]
+    squares = np.zeros(len(directions))
+    for _, batch in rows.batches():
+        squares += np.square((batch - centre) @ directions.T).sum(0)
+    found: Rows = np.sqrt(squares / len(rows))
+    return directions @ centre, found
+
+
 def held_out(
-    rows: Rows, marks: Marks, nuisance: Rows, fold: NDArray[np.int64], tried: Sequence[Candidate]
+    rows: Table, marks: Marks, nuisance: Rows, fold: NDArray[np.int64], tried: Sequence[Candidate]
 ) -> list[Rows]:
     """For each candidate the scores [n, concepts] that texts get from directions found without their fold."""
     found = [np.full(marks.shape, np.nan) for _ in tried]

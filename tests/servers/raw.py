@@ -92,6 +92,7 @@ MODES: dict[str, Callable[[dict[str, Any]], None]] = {
     "surrogate": wrong(text({"entities": [{**ENTITY, "observations": ["graph-content \ud800"]}], "relations": []})),
     "many": wrong(text({"entities": [{**ENTITY, "name": str(i)} for i in range(2000)], "relations": []})),
     "deep": wrong({"content": [{"type": "text", "text": "[" * 100_000}]}),
+    "deep-line": lambda answer: raw(b'{"jsonrpc":"2.0","id":1,"result":' + b"[" * 100_000 + b"\n"),
     "empty": wrong(text({"entities": [], "relations": []})),
 }
 
