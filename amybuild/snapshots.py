@@ -16,6 +16,7 @@ result of an action. The last one of each source stays, and those of every build
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -31,7 +32,7 @@ from amybuild.memory.mcp import Limits, Unreachable
 from amybuild.memory.reading import Reading
 from amybuild.memory.snapshot import pack, shelve_files
 from amybuild.memory.source import read_source
-from amybuild.personafile.schema import Persona
+from amybuild.personafile.schema import VARIABLE, Persona
 
 
 class Ask(Enum):
@@ -96,7 +97,7 @@ def pull(persona: Persona, cache: ActionCache, history: History, now: float) -> 
         remedy = "amybuild reads it whenever it builds; amybuild memory diff shows what changed"
         raise InputError("the memory lies in files: there is no server to ask", where="[graph] source", remedy=remedy)
     limits = Limits(seconds=persona.server.timeout)
-    graph = read_source(persona.graph, persona.root, limits=limits)
+    graph = read_source(persona.graph, persona.root, limits=limits, headers=_headers(persona))
     store = cache.store
     try:
         room = store.scratch()
@@ -112,6 +113,23 @@ def pull(persona: Persona, cache: ActionCache, history: History, now: float) -> 
     finally:
         store.close()
     return Recalled(graph, key, output, now, _until(persona, now))
+
+
+def _headers(persona: Persona) -> dict[str, str]:
+    """The headers of a request to the server, with what the environment says in them."""
+    headers = persona.server.headers
+    if headers and not persona.graph.startswith(("http:", "https:")):
+        raise InputError("only HTTP has headers", where="[graph] headers", remedy="remove them")
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[2]
+        text = os.environ.get(name, "")
+        if not (text and text.isascii() and text.isprintable()):
+            what = f"the environment variable {name} is {'no plain text' if text else 'not set'}"
+            raise InputError(what, where="[graph] headers", remedy="set it, or build with --offline")
+        return text
+
+    return {name: VARIABLE.sub(value, template) for name, template in headers.items()}
 
 
 def snapshot_key(output: str) -> str:

@@ -7,14 +7,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amybuild.cli import build
 from amybuild.cli.common import command, enter
-from amybuild.errors import ActionError, AmyError, Interrupted
+from amybuild.errors import ActionError, AmyError, InputError, Interrupted
+
+if TYPE_CHECKING:
+    from amybuild.watch import Look
+
+_SERVER = "what the memory server says"
 
 
 def watch(argv: Sequence[str]) -> int:
@@ -22,23 +27,66 @@ def watch(argv: Sequence[str]) -> int:
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="as for amybuild (default: persona)")
     parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="at most N actions at once")
     parser.add_argument("-k", "--keep-going", action="store_true", help="after a failure build what it does not touch")
+    parser.add_argument("--poll", type=float, metavar="SECONDS", help="ask the memory server that often, too")
     args = enter(parser, argv)
+    if args.poll is not None and not args.poll > 0:
+        raise InputError("must be more than 0", where="--poll")
     from amybuild.versions import find_root
     from amybuild.watch import Notices, changed, look, settle, sources
 
     file = Path(args.file)
     root = find_root(file)
     notices, places, identity = Notices(), sources(file), None
+    poll = _Poll(file, args.poll)
     try:
         while True:
-            before = look(places)  # before anything is read: what is edited from now on is seen after the build
+            see = partial(_see, look, places, poll)
+            before = see()  # before anything is read: what is edited from now on is seen after the build
             notices.follow(places)
             identity = _build(args, identity)
-            after = settle(partial(look, places), before, notices.idle)
-            _say(args, [os.path.relpath(name, root) for name in changed(before, after)])
+            after = settle(see, before, notices.idle)
+            names = changed(before, after)
+            _say(args, [name if name == _SERVER else os.path.relpath(name, root) for name in names])
             places = sources(file, places)
     finally:
         notices.close()
+
+
+def _see(look: Callable[[tuple[Path, ...]], Look], places: tuple[Path, ...], poll: _Poll) -> Look:
+    return {**look(places), **poll.look()}
+
+
+class _Poll:
+    """What the memory server said last, as if that were a file: asked again every so many seconds (None: never)."""
+
+    def __init__(self, file: Path, seconds: float | None) -> None:
+        self._file, self._seconds = file, seconds
+        self._due, self._told = 0.0, ""
+        self._seen: dict[str, tuple[int, int, int, int]] = {}
+
+    def look(self) -> Look:
+        if self._seconds is not None and time.monotonic() >= self._due:
+            told = ""
+            try:
+                self._seen = {_SERVER: (int(_pulled(self._file)[:15], 16), 0, 0, 0)}
+            except AmyError as error:  # a build tells what is wrong with a project; the server may come back
+                told = str(error)
+            if told not in ("", self._told):
+                print(f"amybuild: {told}", file=sys.stderr, flush=True)
+            self._told = told
+            self._due = time.monotonic() + self._seconds
+        return self._seen
+
+
+def _pulled(file: Path) -> str:
+    from amybuild.cache.actions import ActionCache
+    from amybuild.personafile.load import load
+    from amybuild.snapshots import pull
+    from amybuild.versions import open_cache
+
+    persona = load(file)
+    store, history = open_cache(persona.root, persona.cache)
+    return pull(persona, ActionCache(store), history, time.time()).output
 
 
 def _build(args: argparse.Namespace, identity: Any) -> Any:

@@ -14,6 +14,7 @@ from amybuild.memory.graph import AskedGraph, MemoryGraph
 from amybuild.memory.node import Node, cut
 from amybuild.memory.query import QueryError
 from amybuild.memory.text import inside
+from amybuild.personafile.schema import WRITTEN as WRITTEN  # what is shown of a change depends on it: `plan.change`
 from amybuild.personafile.schema import Base, Persona, Readout, Recipe, Steer, Task, Texts
 
 _CORPUS = ("heldout", "min_examples")
@@ -76,7 +77,7 @@ class _Analysis:
 
     def _base(self, base: Base) -> str:
         params = {
-            key: value
+            key: list(value) if isinstance(value, tuple) else value
             for key in ("kind", "wheel", "hub", "revision", "file", "sha256")
             if (value := getattr(base, key)) is not None
         }

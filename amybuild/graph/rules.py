@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from amybuild.value import field, value
 
 _MODEL = ("torch", "transformers", "tokenizers", "safetensors")
 _ONE_MODEL = {"model": 1}
 MODULES = {"scikit-learn": "sklearn"}  # libraries that are imported by another name than they are installed by
 
 
-@dataclass(frozen=True)
+@value
 class Rule:
     """A kind of action. There is one `model` at a time: who needs it holds the base and all cores."""
 

@@ -1,7 +1,7 @@
 """Reader for `nodes.capnp`, the original project's append-only log: the last version of every node that lives.
 
-The log is a row of messages in Cap'n Proto's stream framing, one node each. Relations are kept in a file of their own
-whose layout is not known in full: nodes from a log have no links.
+The log is a row of messages in Cap'n Proto's stream framing, one node each. Relations are kept in a log of their own
+of whose fields two are known, so it is never guessed at: nodes from a log have no links, and that is told.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from amybuild.memory.node import MAX_BYTES, Node, clean
 
 _TYPES = ("episodic", "daily", "weekly", "semantic", "monthly")  # by the schema's NodeType
 _FIELDS = ("version", "timestamp", "key", "content", "weight", "deleted", "created", "createdAt", "provenance")
+_RELATIONS = "relations.capnp"
+_SOCKET = 'the memory\'s own server tells them: [graph] source = "unix:…/mcp.sock"'
 _SEGMENTS = 512  # in one message: the format's own reader takes no more
 _YEAR_3000 = 32_503_680_000  # a time beyond is the bits of a float
 
@@ -27,11 +29,15 @@ def read_log(path: Path, display: str) -> tuple[list[Node], tuple[str, ...]]:
     A message that breaks off at the end is what a crash leaves: it is told and left out. Anything else that is no log
     is an `InputError`, and so is a log without a living node.
     """
+    if path.name == _RELATIONS:
+        raise InputError("a log of relations, whose layout is not known in full", where=display, remedy=_SOCKET)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=display, remedy="check the path") from None
     warnings: list[str] = []
+    if path.with_name(_RELATIONS).exists():
+        warnings.append(f"{display}: the links in {_RELATIONS} are not read; {_SOCKET}")
     latest: dict[bytes, Any] = {}
     for start, message in _messages(data, display, warnings):
         one = _decoded(message, f"{display}, byte {start}")

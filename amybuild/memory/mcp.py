@@ -86,8 +86,15 @@ class Server:
         return InputError(what, where=self.where, remedy=remedy)
 
 
-def ask(address: str, folder: Path, limits: Limits, question: Callable[[Server], Awaitable[T]]) -> T:
-    """What `question` finds out from the server at `address`; paths and programs are relative to `folder`.
+def ask(
+    address: str,
+    folder: Path,
+    limits: Limits,
+    question: Callable[[Server], Awaitable[T]],
+    headers: Mapping[str, str] | None = None,
+) -> T:
+    """What `question` finds out from the server at `address`; paths and programs are relative to `folder`, `headers`
+    go with every HTTP request and may be secret.
 
     Raises `Unreachable` when it does not answer, `InputError` when what it says is wrong. No message repeats what the
     server wrote: it may be a memory.
@@ -103,7 +110,7 @@ def ask(address: str, folder: Path, limits: Limits, question: Callable[[Server],
     budget = _Budget(limits.bytes, where)
 
     async def talk() -> T:
-        async with _connect(address, folder, budget) as streams, mcp.ClientSession(*streams) as session:
+        async with _connect(address, folder, budget, headers or {}) as streams, mcp.ClientSession(*streams) as session:
             server = Server(session, where, limits)
             await server.open()
             return await question(server)
@@ -186,13 +193,15 @@ class _Budget:
             raise self.fail(InputError(what, where=self.where, remedy=remedy))
 
 
-def _connect(address: str, folder: Path, budget: _Budget) -> contextlib.AbstractAsyncContextManager[TransportStreams]:
+def _connect(
+    address: str, folder: Path, budget: _Budget, headers: Mapping[str, str]
+) -> contextlib.AbstractAsyncContextManager[TransportStreams]:
     scheme, _, rest = address.partition(":")
     if scheme == "stdio":
         return _process(rest, folder, budget)
     if scheme == "unix":
         return _socket(os.fspath(folder / Path(rest.removeprefix("//")).expanduser()), budget)
-    return _http(address, budget)
+    return _http(address, budget, headers)
 
 
 @contextlib.asynccontextmanager
@@ -304,7 +313,7 @@ async def _lines(
 
 
 @contextlib.asynccontextmanager
-async def _http(url: str, budget: _Budget) -> AsyncIterator[TransportStreams]:
+async def _http(url: str, budget: _Budget, headers: Mapping[str, str]) -> AsyncIterator[TransportStreams]:
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
@@ -334,6 +343,7 @@ async def _http(url: str, budget: _Budget) -> AsyncIterator[TransportStreams]:
             return response
 
     # no time limits here: every question has one
-    client = httpx2.AsyncClient(transport=Transport(), timeout=None, headers={"Accept-Encoding": "identity"})
+    headers = {**headers, "Accept-Encoding": "identity"}
+    client = httpx2.AsyncClient(transport=Transport(), timeout=None, headers=headers)  # follows no redirection
     async with client, streamable_http_client(url, http_client=client, max_sse_event_size=None) as streams:
         yield streams

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from amybuild.errors import InputError
@@ -16,15 +16,21 @@ from amybuild.memory.reading import Reading
 Found = tuple[list[Node], tuple[str, ...]]  # nodes, warnings
 
 
-def read_source(address: str, root: Path, reading: Reading | None = None, limits: Limits | None = None) -> MemoryGraph:
+def read_source(
+    address: str,
+    root: Path,
+    reading: Reading | None = None,
+    limits: Limits | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> MemoryGraph:
     """The graph at `address`: a folder of Markdown or a file (relative to the project's folder `root`), or a server,
-    which is asked now: all of it or an error, never a part.
+    which is asked now (over HTTP with `headers`): all of it or an error, never a part.
 
     Raises `InputError` for what is wrong there, `Unreachable` when a server does not answer.
     """
     if not is_server(address):
         return read_graph(address, root, reading)
-    nodes, warnings = ask(address, root, limits or Limits(), _all)()
+    nodes, warnings = ask(address, root, limits or Limits(), _all, headers)()
     if not nodes:
         raise InputError("no memory nodes here", where=shown(address), remedy="check what the server keeps")
     return build_graph(nodes, shown(address), warnings)

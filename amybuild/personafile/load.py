@@ -14,7 +14,19 @@ from amybuild.personafile.check import Table
 from amybuild.personafile.gates import read_gates
 from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
-from amybuild.personafile.schema import NAME, Analogy, Base, Cache, Link, Persona, Readout, Server, Steer, Task
+from amybuild.personafile.schema import (
+    NAME,
+    VARIABLE,
+    Analogy,
+    Base,
+    Cache,
+    Link,
+    Persona,
+    Readout,
+    Server,
+    Steer,
+    Task,
+)
 from amybuild.personafile.texts import TAGGED, read_outside, read_steer
 
 _SOURCES = ("node", "query", "analogy", "checkpoint", "adapter", "examples", "chat")
@@ -99,9 +111,14 @@ def _one_base(name: str, table: Table) -> Base:
     kinds = [kind for kind in ("wheel", "hub", "path") if kind in table.data]
     if len(kinds) != 1:
         raise table.fail(f"needs exactly one of wheel, hub, path; has {', '.join(kinds) or 'none'}")
-    fields = {key: table.take(key, str) for key in ("wheel", "hub", "revision", "path", "file", "sha256")}
-    table.done()
     kind = kinds[0]
+    parts = kind == "wheel" and isinstance(table.data["wheel"], list)  # a file too large for one wheel
+    lists = ("wheel", "file") if parts else ()
+    fields: dict[str, Any] = {
+        key: table.strings(key) if key in lists else table.take(key, str)
+        for key in ("wheel", "hub", "revision", "path", "file", "sha256")
+    }
+    table.done()
     if kind == "hub" and not fields["revision"]:
         remedy = 'add revision = "<commit hash>", so that a build means the same tomorrow'
         raise table.fail("a hub base needs a pinned revision", "hub", remedy)
@@ -109,10 +126,14 @@ def _one_base(name: str, table: Table) -> Base:
         raise table.fail(
             "must be a commit, 40 hex digits", "revision", "a branch or tag can mean another model tomorrow"
         )
-    if kind == "wheel" and "==" not in fields["wheel"]:
+    wheels = fields["wheel"] if parts else (fields["wheel"],)
+    if kind == "wheel" and not all("==" in wheel for wheel in wheels):
         raise table.fail("a wheel base needs an exact version", "wheel", 'write it as "name==1.2.3"')
     if kind == "wheel" and not fields["file"]:
         raise table.fail("'file' is missing", remedy="name the model file inside the wheel")
+    if parts and len(fields["file"]) != len(wheels):
+        what = f"{len(wheels)} wheels and {len(fields['file'])} files"
+        raise table.fail(what, "file", "name the part of the model file that each wheel brings, in their order")
     if fields["sha256"] and not re.fullmatch(r"[0-9a-f]{64}", fields["sha256"]):
         raise table.fail("must be 64 hex digits", "sha256")
     return Base(name=name, kind=kind, where=table.at(), **fields)
@@ -196,14 +217,26 @@ _AGE = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _server(graph: Table) -> Server:
-    """``[graph] pull``: "always", "manual", or for how long an answer is taken as it is; and `timeout`."""
+    """``[graph] pull``: "always", "manual", or for how long an answer is taken as it is; `timeout` and `headers`."""
     pull = graph.take("pull", str, "1m")
     age = re.fullmatch(r"(\d{1,9})([smhd])", pull)
     if age is None and pull not in ("always", "manual"):
         remedy = 'for example pull = "10m": within ten minutes a build does not ask again'
         raise graph.fail(f"'{pull}' is no age, 'always' or 'manual'", "pull", remedy)
     fresh = float(age[1]) * _AGE[age[2]] if age else None if pull == "manual" else 0.0
-    return Server(fresh, graph.within("timeout", float, 60.0, lambda value: value > 0, "must be more than 0"))
+    timeout = graph.within("timeout", float, 60.0, lambda value: value > 0, "must be more than 0")
+    return Server(fresh, timeout, _headers(graph.child("headers")))
+
+
+def _headers(table: Table) -> Mapping[str, str]:
+    found = {name: table.take(name, str) for name in table.data}
+    for name, value in found.items():
+        if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+            raise table.fail(f"{name[:40]!a} is not the name of a header")
+        if not VARIABLE.search(value):  # a secret that stands here would be in every product's provenance
+            remedy = 'for example Authorization = "Bearer $MEMORY_TOKEN"'
+            raise table.fail("names no environment variable", name, remedy)
+    return found
 
 
 def _check_analogies(tasks: Mapping[str, Task]) -> None:

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 WRITTEN = ("examples", "chat", "stories", "pairs")  # keys of targets that name what people wrote: paths in the project
+VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)  # of the environment, in a header
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")  # of a persona, a base, a target: it is a file name too
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base model: exactly one of `wheel`, `hub`, `path`."""
+    """A base model: exactly one of `wheel`, `hub`, `path`; several wheels where each brings a part of one `file`."""
 
     name: str
     kind: str  # "wheel" | "hub" | "path"
     where: str
-    wheel: str | None = None
+    wheel: str | tuple[str, ...] | None = None
     hub: str | None = None
     revision: str | None = None
     path: str | None = None
-    file: str | None = None
+    file: str | tuple[str, ...] | None = None
     sha256: str | None = None
 
 
@@ -176,10 +177,12 @@ class Link:
 @dataclass(frozen=True)
 class Server:
     """How a memory server is asked; in no key. `fresh`: seconds for which a build takes its last answer without asking
-    again (None: for ever). `timeout`: seconds to wait for one answer."""
+    again (None: for ever). `timeout`: seconds to wait for one answer. `headers` of HTTP requests, with environment
+    variables in them as ``$NAME``: what those hold is read when the server is asked, and kept nowhere."""
 
     fresh: float | None = 60.0
     timeout: float = 60.0
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

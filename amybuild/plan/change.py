@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from amybuild.graph.graph import WRITTEN
+from amybuild.graph.analyze import WRITTEN
 from amybuild.plan.key import Component
 
 _ORDER = ("node", "recipe", "param", "base", "input", "code", "environment", "output")

@@ -15,6 +15,7 @@ import pytest
 from amybuild import running
 from amybuild.execute.job import Job
 from amybuild.watch import Notices
+from tests.e2e.test_memory_server import keep, use
 from tests.harness import Space
 
 
@@ -74,6 +75,25 @@ def test_every_edit_builds_again_and_an_error_is_waited_out(space: Space, watch:
     told = watch.until("interrupted")
     assert watch.process.wait(timeout=30) == 130
     assert not [line for line in told if "Traceback" in line]
+
+
+def test_a_memory_server_is_asked_again(space: Space) -> None:
+    keep(space)
+    use(space, "good")
+    process = space.spawn("watch", "--poll", "0.2", "task.listen/corpus")
+    try:
+        watch = Watcher(process)
+        watch.until("1 ran, 0 reused")
+        space.write("graph.json.mode", "failed")
+        watch.until("the tool read_graph failed")
+        space.write("graph.json", space.read("graph.json").replace("weighs on you", "is heavy"))
+        space.write("graph.json.mode", "good")
+        told = watch.until("1 ran, 0 reused")
+        assert any("changed: what the memory server says" in line for line in told), told
+    finally:
+        process.kill()
+        process.wait()
+    assert space.run("watch", "--poll", "0").code == 2
 
 
 def test_an_edit_during_a_build_starts_another_one(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:

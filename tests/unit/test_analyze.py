@@ -212,3 +212,11 @@ def test_each_shard_of_a_training_needs_a_gpu(tmp_path: Path) -> None:
     assert needs('shards = 2\ndevice = "cuda"')["gpu"] == 2
     assert needs('shards = 2\ndevice = "cuda"\nresources = { gpu = 3 }')["gpu"] == 3
     assert "gpu" not in needs('shards = 2\ndevice = "cpu"')
+
+
+def test_a_base_in_several_wheels_is_one_import(tmp_path: Path) -> None:
+    wheels = 'wheel = ["a-1==1.0", "a-2==1.0"]\nfile = ["a/m.gguf.part1", "a/m.gguf.part2"]'
+    action = analyzed(tmp_path, TEXT.replace('path = "models/tiny"', wheels)).actions["base.tiny/import"]
+    assert action.params["wheel"] == ["a-1==1.0", "a-2==1.0"]
+    assert action.params["file"] == ["a/m.gguf.part1", "a/m.gguf.part2"]
+    assert canonical(dict(action.params))

@@ -143,3 +143,15 @@ def test_what_is_written_is_read(nodes: list[Node]) -> None:
     with tempfile.TemporaryDirectory() as name:
         found, warnings = read_log(log(Path(name), *records), "log")
     assert (found, warnings) == (nodes, ())
+
+
+def test_relations_are_told_of_and_not_guessed_at(tmp_path: Path) -> None:
+    log(tmp_path, record(1, "identity", "One."))
+    assert read_graph("nodes.capnp", tmp_path).warnings == ()
+    (tmp_path / "relations.capnp").write_bytes(record(2, "x", "y"))
+    graph = read_graph("nodes.capnp", tmp_path)
+    assert [node.links for node in graph.nodes.values()] == [()]
+    assert len(graph.warnings) == 1
+    assert "nodes.capnp: the links in relations.capnp are not read" in graph.warnings[0]
+    with pytest.raises(InputError, match="a log of relations, whose layout is not known in full"):
+        read_graph("relations.capnp", tmp_path)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from amybuild.cache.actions import ActionCache
 from amybuild.errors import AmyError, InputError
 from amybuild.memory.graph import MemoryGraph
 from amybuild.memory.jsonl import write_jsonl
@@ -23,8 +24,12 @@ from amybuild.memory.knowledge import graph_of
 from amybuild.memory.mcp import Limits, Unreachable
 from amybuild.memory.node import Link, Node
 from amybuild.memory.source import read_source
+from amybuild.personafile.load import load
+from amybuild.snapshots import pull
+from amybuild.versions import open_cache
 from tests.harness import ROOT
 from tests.servers import raw
+from tests.unit.test_personafile import write_project
 
 NODES = [
     Node("identity", content="I ask before I mend.\n\nSee `people/tomas`.", links=(Link("people/tomas", 0.8, "auto"),)),
@@ -209,3 +214,40 @@ def test_an_http_server_that_misbehaves(mode: str, says: str, tmp_path: Path, ca
     assert isinstance(caught.value, Unreachable) == (mode == "broken")
     assert says in str(caught.value)
     assert "graph-content" not in str(caught.value) + caplog.text
+
+
+def test_a_secret_goes_with_every_request_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str | None] = []
+
+    class Locked(Handler):
+        mode = "locked"
+
+        def send_response(self, code: int, message: str | None = None) -> None:
+            seen.append(self.headers["authorization"])
+            super().send_response(code, message)
+
+    write_project(tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Locked) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        table = f'source = "http://127.0.0.1:{server.server_port}/mcp"\ntimeout = 20'
+        headers = '[graph.headers]\nAuthorization = "Bearer $MEMORY_TOKEN"\n'
+        text = (tmp_path / "Personafile.toml").read_text()
+        (tmp_path / "Personafile.toml").write_text(text.replace('source = "memory"', f"{table}\n{headers}"))
+        persona = load(tmp_path / "Personafile.toml")
+        store, history = open_cache(persona.root, persona.cache)
+        try:
+            for secret, says in (("", "MEMORY_TOKEN is not set"), ("hu\nsh", "MEMORY_TOKEN is no plain text")):
+                monkeypatch.setenv("MEMORY_TOKEN", secret)
+                with pytest.raises(InputError, match=says):
+                    pull(persona, ActionCache(store), history, 0.0)
+            monkeypatch.setenv("MEMORY_TOKEN", "hush")
+            with pytest.raises(InputError, match="HTTP status 401") as caught:
+                pull(persona, ActionCache(store), history, 0.0)
+        finally:
+            server.shutdown()
+    assert seen == ["Bearer hush"]
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert "hush" not in str(caught.value) + repr(persona) + caplog.text + "".join(capfd.readouterr())
+    assert b"hush" not in kept

@@ -163,6 +163,9 @@ def test_a_table_that_is_none_is_refused(file: Path, path: str) -> None:
         ('base.other={hub = "a/b"}', "pinned revision"),
         ('base.other={wheel = "a>=1", file = "f"}', "exact version"),
         ('base.other={wheel = "a==1"}', "'file' is missing"),
+        ('base.other={wheel = ["a==1", "b==1"], file = ["f"]}', "2 wheels and 1 files"),
+        ('base.other={wheel = ["a==1", "b"], file = ["f", "g"]}', "exact version"),
+        ('base.other={wheel = ["a==1"], file = "f"}', "must be a list"),
         ('task.listen.node="a\\u0000b"', "node"),
         ("task.listen.recipe=quik", "did you mean 'quick'?"),
         ("task.listen.recipe=../recipes/quick", "no recipe"),
@@ -332,3 +335,23 @@ def test_a_variant_of_an_unknown_task_is_refused(file: Path) -> None:
     for variant in (Variant(without=("lisen",)), Variant(only=("lisen",))):
         with pytest.raises(InputError, match="did you mean 'listen'"):
             load(file, variant)
+
+
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ('{ Authorization = "Bearer hush" }', "names no environment variable"),
+        ('{ Authorization = "Bearer $1hush" }', "names no environment variable"),
+        ('{ "X Key" = "$hush" }', "'X Key' is not the name of a header"),
+        ("{ Authorization = 7 }", "must be a string"),
+        ('"hush"', "must be a table"),
+    ],
+)
+def test_the_headers_of_a_memory_server(tmp_path: Path, headers: str, says: str) -> None:
+    text = TEXT.replace('source = "memory"', f'source = "http://x/mcp"\nheaders = {headers}')
+    with pytest.raises(InputError, match=says) as caught:
+        load(write_project(tmp_path, text))
+    assert "hush" not in caught.value.what or says == "must be a table"
+    fine = 'headers = { Authorization = "Bearer ${A_1}", X-Key = "$KEY" }'
+    persona = load(write_project(tmp_path, TEXT.replace('source = "memory"', f'source = "http://x/mcp"\n{fine}')))
+    assert persona.server.headers == {"Authorization": "Bearer ${A_1}", "X-Key": "$KEY"}
