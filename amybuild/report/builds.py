@@ -22,7 +22,8 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
         f"{info['name']}  build {info['build'][:12]}  (amybuild {info['amybuild']})",
         f"base   {base['name']}: {base['source']}  {base['digest'][:12]}",
         f"graph  {info['graph']['nodes']} nodes  {info['graph']['digest'][:12]}",
-        f"link   {link.get('method')}  density {link.get('density')}  lambda {link.get('lambda')}",
+        f"link   {link.get('method')}  density {link.get('density')}  lambda {link.get('lambda')}"
+        + (f"  on {link['device']}" if link.get("device") else ""),
     ]
     rows = []
     for target in info["targets"]:
