@@ -83,17 +83,6 @@ def _task(
     return entry
 
 
-def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured of the persona, with each vector's own measurement beside it."""
-    found = _json(store, output, "verify.json")
-    for target in targets:
-        row, own = found.get("behaviours", {}).get(target["name"]), target["verify"]
-        if row is not None and "alone" in own:
-            measured = own["alone"]["margin"] if row.get("measure") != "log p" else own["alone"]["logp_continuation"]
-            row |= {"alone": measured, "gain_alone": own["gain"]}
-    return found
-
-
 def _measured_readout(store: Store, outputs: Mapping[str, str]) -> dict[str, Any]:
     """What quality.json and drift.json say of the readout, in short."""
     quality = _json(store, outputs["readout/quality"], "quality.json")
@@ -151,7 +140,7 @@ def link_map(
         "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
         | (_texts(store, persona.readout, outputs) | _measured_readout(store, outputs) if persona.readout else {}),
-        "verification": _verification(store, outputs["persona/verify"], targets),
+        "verification": _json(store, outputs["persona/verify"], "verify.json"),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.chat import read_chat
 from amybuild.personafile.check import Table
+from amybuild.personafile.gates import read_gates
 from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
 from amybuild.personafile.schema import (
@@ -306,8 +307,9 @@ def _load(file: Path, variant: Variant) -> Persona:
     shared = top.child("cache")
     cache = Cache(shared.at("remote"), shared.take("remote", str), shared.take("readonly", bool, False))
     shared.done()
+    gates = read_gates(top, "persona")
     top.done()
     texts = {"Personafile.toml": text, **book.texts}
     return Persona(
-        name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, server, texts
+        name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, server, gates, texts
     )

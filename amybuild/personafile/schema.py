@@ -34,7 +34,7 @@ class Recipe:
 
     name: str
     fields: Mapping[str, Any]
-    gates: Mapping[str, float]
+    gates: Mapping[str, Any]  # bounds; `monotone` is true or false
     origins: Mapping[str, str]  # field -> "recipe" | "param"
     resources: Mapping[str, int] = field(default_factory=dict)  # gpu: how many, memory: bytes; no part of any key
 
@@ -210,6 +210,7 @@ class Persona:
     link: Link
     cache: Cache
     server: Server = Server()
+    gates: Mapping[str, float] = field(default_factory=dict)  # of the linked persona
     texts: Mapping[str, str] = field(default_factory=dict)  # what was read: "Personafile.toml", "recipes/NAME.toml"
 
     def outside(self) -> list[str]:
