@@ -42,6 +42,7 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     if adapter:
         missed = f"misses {adapter['residual']:.1%} of it, leaves out {adapter['left_out_share']:.1%}"
         out += ["", f"adapter  rank {adapter['rank']}  {missed} (norms)"]
+        out += _beside(adapter.get("measured") or {}, info.get("verification", {}))
     readout = info["readout"]
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
@@ -51,6 +52,20 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     out += ["", text] if text else []
     measured = behaviours(info.get("verification", {}))
     return "\n".join([*out, "", measured] if measured else out)
+
+
+def _beside(adapter: Mapping[str, Any], persona: Mapping[str, Any]) -> list[str]:
+    """What base + adapter gains beside what the checkpoint does; of a build that measured it."""
+    whole = persona.get("behaviours", {})
+    rows = [
+        [f"  {name}", f"{row['gain']:+.3f}", f"{whole[name]['gain']:+.3f}"]
+        for name, row in adapter.get("behaviours", {}).items()
+        if name in whole
+    ]
+    if not rows:
+        return []
+    text = table(rows, ["  behaviour", "gain of the adapter", "of the checkpoint"])
+    return [text, f"  neutral KL to the base {adapter['neutral_kl']:.4f} and {persona['neutral_kl']:.4f}"]
 
 
 def corpora(targets: Sequence[Mapping[str, Any]]) -> str:
