@@ -83,17 +83,6 @@ def _task(
     return entry
 
 
-def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured of the persona, with each vector's own measurement beside it."""
-    found = _json(store, output, "verify.json")
-    for target in targets:
-        row, own = found.get("behaviours", {}).get(target["name"]), target["verify"]
-        if row is not None and "alone" in own:
-            measured = own["alone"]["margin"] if row.get("measure") != "log p" else own["alone"]["logp_continuation"]
-            row |= {"alone": measured, "gain_alone": own["gain"]}
-    return found
-
-
 def _measured_readout(store: Store, outputs: Mapping[str, str]) -> dict[str, Any]:
     """What quality.json and drift.json say of the readout, in short."""
     quality = _json(store, outputs["readout/quality"], "quality.json")
@@ -135,9 +124,9 @@ def link_map(
         "amybuild": __version__,
         "base": {
             "name": base.name,
-            "source": base.wheel or base.hub or base.path,
+            "source": _joined(base.wheel) or base.hub or base.path,
             "revision": base.revision,
-            "file": base.file,
+            "file": _joined(base.file),
             "digest": outputs[f"base.{base.name}/import"],
         },
         "graph": dict(graph),
@@ -148,12 +137,18 @@ def link_map(
             for steer in persona.steers
         ],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
-        "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
+        "adapter": _adapter(store, outputs) if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
         | (_texts(store, persona.readout, outputs) | _measured_readout(store, outputs) if persona.readout else {}),
-        "verification": _verification(store, outputs["persona/verify"], targets),
+        "verification": _json(store, outputs["persona/verify"], "verify.json"),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
+
+
+def _adapter(store: Store, outputs: Mapping[str, str]) -> dict[str, Any]:
+    """What the merged adapter misses, and what it does to each behaviour."""
+    measured = _json(store, outputs["persona/adapter"], "measure.json")
+    return _json(store, outputs["checkpoint/adapter"], "adapter.json") | {"measured": measured}
 
 
 def _how(steer: Steer) -> dict[str, Any]:
@@ -172,6 +167,10 @@ def encode(value: Mapping[str, Any]) -> str:
 
     Not by ``indent``: that is the encoder in Python, ten times slower than the one in C."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",\n", ": "))
+
+
+def _joined(value: str | tuple[str, ...] | None) -> str | None:
+    return " + ".join(value) if isinstance(value, tuple) else value
 
 
 def _text(value: Mapping[str, Any]) -> bytes:
