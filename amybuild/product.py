@@ -50,6 +50,13 @@ def _corpus(store: Store, task: Task, outputs: Mapping[str, str], before: Mappin
     return {name: value for name, value in card.items() if name != "nodes"} | {"tokens": trained.get("tokens")}
 
 
+def _watch(store: Store, task: Task, outputs: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Which step a watched training gave, and why."""
+    vector = outputs[task.vector]
+    earlier = next((one for one in before.get("targets", ()) if one["vector"] == vector and "watch" in one), None)
+    return dict(earlier["watch"] if earlier else _json(store, vector, "train.json")["watch"])
+
+
 def _task(
     store: Store, task: Task, outputs: Mapping[str, str], measured: Mapping[str, Any], before: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -62,6 +69,8 @@ def _task(
     }
     if task.vector.endswith("/train"):
         entry |= {"recipe": task.recipe.name, **{key: task.recipe.fields[key] for key in ("learn", "rank")}}
+        if task.recipe.fields["watch_every"]:
+            entry["watch"] = _watch(store, task, outputs, before)
     if task.has_dialogues:
         entry["corpus"] = _corpus(store, task, outputs, before)
     if task.analogy:

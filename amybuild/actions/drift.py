@@ -16,7 +16,8 @@ from amybuild.model.train import checked
 
 if TYPE_CHECKING:
     from amybuild.readout.choose import Data
-    from amybuild.readout.estimators import Candidate, Rows
+    from amybuild.readout.estimators import Candidate
+    from amybuild.readout.table import Rows
 
 
 def run(ctx: ActionContext) -> None:
@@ -38,21 +39,20 @@ def run(ctx: ActionContext) -> None:
     lines = {line["id"]: line for line in map(json.loads, filter(str.strip, text.splitlines()))}
     data, about = read_labelled(ctx.inputs["labels"], ctx.inputs["activations"], manifest["concepts"], (best,))
     places = sample(data, most)
-    own = data.rows[best]
-    rows = np.full_like(own, np.nan)
+    rows = np.empty((len(places), data.rows[best].hidden))
     dtype, device = checked(params, "dtype", str, "float32"), checked(params, "device", str, "cpu")
     with (
         deterministic(),
         torch.no_grad(),
         load_base(ctx.inputs["other"], dtype=dtype, device=device, keep=False) as model,
     ):
-        if int(model.model.config.get_text_config(decoder=True).hidden_size) != len(own[0]):
+        if int(model.model.config.get_text_config(decoder=True).hidden_size) != rows.shape[1]:
             raise ActionError("the two models are of different sizes", where=ctx.action)
-        for done, i in enumerate(places):
+        for done, place in enumerate(places):
             ctx.progress(done, len(places))
-            line = lines[data.ids[i]]
+            line = lines[data.ids[place]]
             answer = read_answer(line) if reading == "answer" else 0
-            rows[i] = read_text(model, [best], line, reading, answer, int(about["max_tokens"]))[0].numpy()
+            rows[done] = read_text(model, [best], line, reading, answer, int(about["max_tokens"]))[0].numpy()
     with one_thread():
         here, there = both(data, rows, best, chosen(manifest), places)
     concepts = {}
@@ -72,7 +72,8 @@ def sample(data: Data, most: int) -> list[int]:
 
 
 def both(data: Data, other: Rows, layer: int, candidate: Candidate, places: list[int]) -> tuple[Rows, Rows]:
-    """AUCs [concepts] over the texts at `places`, in the readout's own model and in the `other` (rows [n, hidden]).
+    """AUCs [concepts] over the texts at `places`, ascending, in the readout's own model and in the `other` (their rows
+    [places, hidden]).
 
     What is read is the projection itself, in the units of the own model's texts: what a consumer sees.
     """
@@ -80,15 +81,17 @@ def both(data: Data, other: Rows, layer: int, candidate: Candidate, places: list
 
     from amybuild.readout.estimators import Side
     from amybuild.readout.split import aucs, read, units
+    from amybuild.readout.table import Table
 
     rows, fold = data.rows[layer], data.folds()
     asked = np.zeros(len(rows), dtype=bool)
     asked[places] = True
-    scores = [np.full(data.marks.shape, np.nan) for _ in range(2)]
-    for k in np.unique(fold):
+    marks = data.marks[asked]
+    scores = [np.full(marks.shape, np.nan) for _ in range(2)]
+    for k in np.unique(fold[asked]):
         held = fold == k
         side = Side(rows[~held], data.marks[~held], data.nuisance[layer])
         directions = units(candidate.directions(side))
-        for found, source in zip(scores, (rows, other), strict=True):
-            found[held & asked] = read(directions, side.rows, source[held & asked])
-    return aucs(scores[0], data.marks), aucs(scores[1], data.marks)
+        for found, source in zip(scores, (rows[asked], Table.of(other)), strict=True):
+            found[held[asked]] = read(directions, side.rows, source[held[asked]])
+    return aucs(scores[0], marks), aucs(scores[1], marks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from amybuild.errors import ActionError, InputError
 
 if TYPE_CHECKING:
     from amybuild.readout.choose import Data
-    from amybuild.readout.estimators import Candidate, Rows
+    from amybuild.readout.estimators import Candidate
+    from amybuild.readout.table import Rows, Table
 
 MIN_POSITIVES = 3
 
@@ -59,43 +60,70 @@ def read_labelled(labels: Path, activations: Path, wanted: Any, layers: tuple[in
 
     ActionError when the folders do not belong together, InputError for a block without activations.
     """
-    import numpy as np
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     from amybuild.readout.choose import Data
     from amybuild.readout.estimators import nuisance
     from amybuild.readout.split import grouped
+    from amybuild.readout.table import Table
 
+    stored = activations / "activations.safetensors"
     try:
-        lines = [json.loads(x) for x in (labels / "labels.jsonl").read_text(encoding="utf-8").splitlines() if x.strip()]
-        card = labels / "card.json"
-        named = json.loads(card.read_text(encoding="utf-8")).get("concepts") if card.is_file() else None
         about = json.loads((activations / "ids.json").read_text(encoding="utf-8"))
-        stored = load_file(activations / "activations.safetensors")
         ids = tuple(str(name) for name in about["ids"])
         there = [int(layer) for layer in about["layers"]]
         depth, hidden = int(about["num_layers"]), int(about["hidden_size"])
-        found = {str(line["id"]): dict(line["labels"]) for line in lines}
-        shared = {str(line["id"]): frozenset(map(str, line.get("settings", ()))) for line in lines}
-        shapes = all(stored[f"layer_{layer}"].shape == (len(ids), hidden) for layer in there)
-        same = found.keys() <= set(ids) and shapes
+        read = [layer for layer in there if layers is None or layer in layers]
+        rows = {layer: Table.stored(stored, f"layer_{layer}") for layer in read}
+        concepts, marks, settings = _marks(labels, {name: place for place, name in enumerate(ids)}, wanted)
+        same = all((len(table), table.hidden) == (len(ids), hidden) for table in rows.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         same = False
     if not same:
         raise ActionError("the labels and the activations do not belong together", remedy="build both again")
     if layers is not None and not set(layers) <= set(there):
         raise InputError(f"{list(layers)} are not among the blocks read", where="layers", remedy='use "auto"')
-    concepts = [str(one) for one in wanted or named or sorted({c for marks in found.values() for c in marks})]
     if not concepts:
         raise ActionError("no concept is labelled", remedy="tag memories with emotions")
-    marks = np.array([[int(found.get(name, {}).get(c, 0)) for c in concepts] for name in ids], dtype=np.int8)
-    rows = {n: stored[f"layer_{n}"].astype(np.float64) for n in there if layers is None or n in layers}
-    plain = {n: stored.get(f"neutral_{n}", np.zeros((0, hidden), np.float32)).astype(np.float64) for n in rows}
     for concept, column in zip(concepts, marks.T, strict=True):
         _enough(concept, int((column > 0).sum()), int((column < 0).sum()))
-    groups = grouped(ids, [shared.get(name, frozenset()) for name in ids])
-    return Data(ids, tuple(concepts), depth, rows, marks, {n: nuisance(x) for n, x in plain.items()}, groups), about
+    neutral = _neutral(stored, hidden)
+    plain = {layer: nuisance(neutral(layer)) for layer in rows}
+    return Data(ids, tuple(concepts), depth, rows, marks, plain, grouped(ids, settings)), about
+
+
+def _marks(labels: Path, place: Mapping[str, int], wanted: Any) -> tuple[list[str], Any, list[frozenset[str]]]:
+    """(concepts, int8 [n, concepts], the settings of each text) of a folder of labels, a line at a time; KeyError for a
+    text that has no `place`."""
+    import numpy as np
+
+    def lines() -> Iterator[Any]:
+        with (labels / "labels.jsonl").open(encoding="utf-8") as file:
+            yield from (json.loads(line) for line in file if line.strip())
+
+    card = labels / "card.json"
+    named = json.loads(card.read_text(encoding="utf-8")).get("concepts") if card.is_file() else None
+    concepts = list(map(str, wanted or named or sorted({one for line in lines() for one in line["labels"]})))
+    marks = np.zeros((len(place), len(concepts)), dtype=np.int8)
+    settings = [frozenset[str]()] * len(place)
+    for line in lines():
+        row = place[str(line["id"])]
+        marks[row] = [int(line["labels"].get(concept, 0)) for concept in concepts]
+        settings[row] = frozenset(map(str, line.get("settings", ())))
+    return concepts, marks, settings
+
+
+def _neutral(stored: Path, hidden: int) -> Callable[[int], Table]:
+    """What gives the rows of neutral text at a block: none where none was read."""
+    import numpy as np
+    from safetensors import safe_open
+
+    from amybuild.readout.table import Table
+
+    with safe_open(stored, "np") as file:
+        names = set(file.keys())
+    nothing = Table.of(np.zeros((0, hidden)))
+    return lambda layer: Table.stored(stored, f"neutral_{layer}") if f"neutral_{layer}" in names else nothing
 
 
 def threshold(negatives: Rows, rate: float) -> float:

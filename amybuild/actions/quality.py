@@ -13,8 +13,8 @@ from amybuild.errors import ActionError
 
 if TYPE_CHECKING:
     from amybuild.readout.choose import Data
-    from amybuild.readout.estimators import Rows
     from amybuild.readout.nested import Nested
+    from amybuild.readout.table import Rows
 
 FEW = 8  # positives
 LOUD = 0.5  # of a direction's squared length in one dimension

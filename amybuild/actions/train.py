@@ -11,6 +11,7 @@ from amybuild.actions.context import ActionContext
 from amybuild.errors import ActionError, InputError
 from amybuild.model.checkpoint import Checkpoints
 from amybuild.model.data import read_lines, read_replies, write_json, write_lines
+from amybuild.model.drift import apart
 from amybuild.model.full import unfrozen, write_difference
 from amybuild.model.load import Loaded, deterministic, load_base, resolve_device
 from amybuild.model.lora import adapter_config, attached, by_name, linear_modules, write_adapter
@@ -72,7 +73,8 @@ def here(ctx: ActionContext, keep: Checkpoints | None, load: Load) -> None:
         "first": done.curve[0],
         "last": done.curve[-1],
     }
-    write_json(ctx.out / "train.json", {**summary, **told})
+    watch = {"watch": done.kept.as_json()} if done.kept else {}
+    write_json(ctx.out / "train.json", {**summary, **told, **watch})
 
 
 def _check_memory(ctx: ActionContext, device: str, shards: int) -> None:
@@ -129,9 +131,10 @@ def _data(ctx: ActionContext, base: Loaded, learn: str, settings: Settings) -> D
         raise ActionError(f"no training example has a {learn} reply", where=ctx.action, remedy=remedy)
     rival = LEARN[1 - LEARN.index(learn)]
     others = {row.id: row for row in read_replies(corpus, tokenizer, reply=rival, max_tokens=longest)}
-    replay = read_replies(ctx.inputs["neutral"] / "train.jsonl", tokenizer, max_tokens=longest)
+    neutral = read_replies(ctx.inputs["neutral"] / "train.jsonl", tokenizer, max_tokens=longest)
+    watched, replay = apart(neutral) if settings.watch_every else ([], neutral)
     if settings.distill_weight <= 0:
-        return Data(rows, others, replay)
+        return Data(rows, others, replay, watched=watched)
     prose = ""
     if _one_of(ctx.params, "teacher", TEACHER) == "node":
         texts = sorted(read_lines(ctx.inputs["texts"] / "texts.jsonl"), key=lambda one: str(one["node"]))
@@ -146,7 +149,7 @@ def _data(ctx: ActionContext, base: Loaded, learn: str, settings: Settings) -> D
         seed=ctx.seed("teacher"),
         max_tokens=_at_least(ctx.params, "teacher_tokens", 1024, 16),
     )
-    return Data(rows, others, replay, taught)
+    return Data(rows, others, replay, taught, watched)
 
 
 def _one_of(params: Mapping[str, Any], name: str, known: tuple[str, ...]) -> str:

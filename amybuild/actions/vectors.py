@@ -11,7 +11,7 @@ from amybuild.errors import ActionError
 
 if TYPE_CHECKING:
     from amybuild.readout.choose import Choice, Data
-    from amybuild.readout.estimators import Rows
+    from amybuild.readout.table import Rows
 
 
 def run(ctx: ActionContext) -> None:
@@ -51,7 +51,7 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
     import numpy as np
 
     from amybuild.readout.estimators import Candidate, Side
-    from amybuild.readout.split import held_out, units
+    from amybuild.readout.split import held_out, spreads, units
 
     rows, marks, plain = data.rows[layer], data.marks, data.nuisance[layer]
     side = Side(rows, marks, plain)
@@ -65,15 +65,15 @@ def directions(data: Data, choice: Choice, layer: int, rate: float) -> dict[str,
                 remedy="it needs texts that differ from the rest",
             )
     (scores,) = held_out(rows, marks, plain, data.folds("inner"), [choice.candidate])
-    read, moved = rows @ vectors.T, side.differences @ steer.T
+    mean, std = spreads(vectors, rows)
     bars = [threshold(scores[marks[:, c] < 0, c], rate) for c in range(len(vectors))]
     return {
         "vectors": vectors,
-        "mean": read.mean(0),
-        "std": read.std(0),
-        "threshold": read.mean(0) + read.std(0) * np.array(bars),
+        "mean": mean,
+        "std": std,
+        "threshold": mean + std * np.array(bars),
         "steer": steer,
-        "gap": np.diagonal(moved),
+        "gap": (side.differences * steer).sum(1),
     }
 
 

@@ -21,7 +21,7 @@ _TRAIN = (
     *("learn", "tune", "rank", "lora_alpha", "rslora", "steps", "batch", "replay_batch", "kl_weight", "lr", "schedule"),
     *("optimizer", "apollo_rank", "apollo_refresh", "apollo_scale", "apollo_growth", "tokens_per_pass", "nll_weight"),
     *("preference", "distill_weight", "teacher", "teacher_examples", "teacher_tokens"),
-    *("context_frozen", "top_layers", "activation_checkpointing", "strict"),
+    *("context_frozen", "top_layers", "activation_checkpointing", "strict", "watch_every", "max_drift"),
     *("margin_weight", "margin_beta", "warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
     "shards",
 )

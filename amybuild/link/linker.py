@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,11 @@ from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
 from amybuild.link.methods import Recipe
 from amybuild.link.strength import layer_of
 from amybuild.link.tally import Counts, Sums, Tally, numbers_of
-from amybuild.link.tensors import Shard, Weight, all_tensors, extent
+from amybuild.link.tensors import Shard, Stored, Weight, all_tensors, extent
 from amybuild.link.vector import TaskVector
+
+_STATED_ONLY = ("scale", "only", "depth", "device")  # in the report where they say something
+Put = Callable[[Stored, int, NDArray[Any]], None]  # new values of a tensor from an entry on, in its storage type
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Linker:
         self._vectors = vectors
         self._memo = memo
         self._local = threading.local()
-        self._spare: deque[NDArray[np.uint8]] = deque()
         self._layers = layer_count(base)
+        self._join, self._device = _merger(recipe)
         self._counts: dict[tuple[str, tuple[tuple[int, float], ...]], Sums] = {}  # by layer and by who acts there
         self._joins: dict[str, Join] = {}
         wide = self._global_cuts() if recipe.values.get("scope") == "global" else {}
@@ -50,7 +52,7 @@ class Linker:
             if parts := self._parts(stored.name):
                 stored.check_float()
                 cuts = [wide.get(part.vector) or self._known(part.vector, stored.name) for part in parts]
-                self._joins[stored.name] = Join(Weight(shard, stored), parts, recipe, cuts)
+                self._joins[stored.name] = self._join(Weight(shard, stored), parts, recipe, cuts)
 
     @property
     def weights(self) -> list[str]:
@@ -62,16 +64,14 @@ class Linker:
         join = self._joins[weight]
         return [Span(join, *rows) for rows in row_blocks(join.weight.shape, SPAN)]
 
-    def merged(self, span: Span) -> tuple[NDArray[Any], Counts]:
-        """The new values of a span, flat in the base's storage type, and the counts of its merge."""
-        join, weight = span.join, span.join.weight
-        join.prepare(self._scratch())
-        strength = self._strength(join)
-        columns = extent(weight.shape)[1]
+    def merge(self, span: Span, put: Put) -> Counts:
+        """Merge a span, hand its new values on in pieces, and give the counts: in any thread."""
+        join, scratch = span.join, self._scratch()
+        join.prepare(scratch)
         known = self._memo.get(ALL, _entry(span), numbers_of(len(join.parts)))
         counts = Counts(len(join.parts), known)
-        out = self._buffer((span.stop - span.start) * columns, weight.array.dtype)
-        join.add(span.start, span.stop, strength, self._scratch(), counts, out)
+        for start, values in join.merged(span.start, span.stop, self._strength(join), scratch, counts):
+            put(join.weight.stored, start, values)
         join.finish(span.start, span.stop)
         for part, square in zip(join.parts, counts.table.diagonal(), strict=True):
             if not np.isfinite(square):
@@ -80,7 +80,7 @@ class Linker:
                     where=f"task vector {part.vector}",
                     remedy="its training went astray: train it again",
                 )
-        return out, counts
+        return counts
 
     def delta(self, weight: str) -> Delta:
         """What is added to a weight that changes, lambda and depth in it."""
@@ -120,13 +120,14 @@ class Linker:
             "scale": [{k: v for k, v in vars(entry).items() if v is not None} for entry in strengths.scale],
             "only": list(strengths.only),
             "depth": vars(strengths.depth) if strengths.depth else None,
+            "device": self._device,
             "tensors_touched": len(self._joins),
             "order": names,
             "vectors": {name: overall.vector(i, names) for i, name in enumerate(names)},
             "cosine": overall.cosines(),
             "layers": [{"layer": layer, **tallies[layer].row()} for layer in layers],
         }
-        return {key: value for key, value in account.items() if value or key not in ("scale", "only", "depth")}
+        return {key: value for key, value in account.items() if value or key not in _STATED_ONLY}
 
     def _strength(self, join: Join) -> float:
         depth = self._recipe.strengths.depth
@@ -158,23 +159,6 @@ class Linker:
                 self._memo.put(vector.name, "", cuts[vector.name])
         return cuts
 
-    def reuse(self, piece: NDArray[Any]) -> None:
-        """Take back the array of a span that has been written: fresh memory costs as much as the merge."""
-        whole = piece
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        self._spare.append(whole)
-
-    def _buffer(self, size: int, kind: Any) -> NDArray[Any]:
-        length = size * np.dtype(kind).itemsize
-        try:
-            whole = self._spare.pop()
-        except IndexError:
-            whole = np.empty(0, np.uint8)
-        if whole.size < length:
-            whole = np.empty(length, np.uint8)
-        return whole[:length].view(kind)
-
     def _scratch(self) -> Scratch:
         found: Scratch | None = getattr(self._local, "scratch", None)
         if found is None:
@@ -184,6 +168,18 @@ class Linker:
 
 def _entry(span: Span) -> str:
     return json.dumps([span.join.name, span.start, [part.vector for part in span.join.parts]])
+
+
+def _merger(recipe: Recipe) -> tuple[Callable[..., Join], str]:
+    """What merges one weight, and for the report where; nothing for a link that asks for the CPU."""
+    if recipe.device == "cpu":
+        return Join, ""
+    from amybuild.link import torch_backend  # torch takes seconds to import: only for those who ask for a GPU
+
+    if not torch_backend.supports(recipe.method):
+        return Join, f"cpu: {recipe.method.name} is not merged on a GPU"
+    device = torch_backend.resolve(recipe.device)
+    return (Join, "cpu: no CUDA device here") if device is None else (torch_backend.join_on(device), device.type)
 
 
 def layer_count(base: Sequence[Shard]) -> int:

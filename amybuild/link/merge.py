@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -26,6 +26,7 @@ Room = tuple[F32, F64, NDArray[np.int16]]
 Cut = tuple[float, float]  # the least and the largest magnitude that stay
 ALL: Cut = (0.0, float("inf"))
 _VOCABULARY = re.compile(r"embed|\bwte\b|\bwpe\b|head\b")
+_PIECE = 1 << 18  # entries of bfloat16 weights merged at a time: what they become stays in a core's cache
 _BLOCK = 1 << 16  # entries merged at a time: the working set of four vectors stays in a core's cache
 
 
@@ -47,11 +48,16 @@ def band(delta: Sequence[Delta], density: float, gamma: float = 0.0) -> Cut:
     would leave fewer than k.
     """
     size = sum(int(np.prod(extent(one.shape))) for one in delta)
+    return band_of(lambda k: kth_largest(delta, k), size, density, gamma)
+
+
+def band_of(largest: Callable[[int], float], size: int, density: float, gamma: float) -> Cut:
+    """`band` of `size` entries; `largest(k)`: the k-th largest magnitude."""
     if density >= 1.0 or size == 0:
         return ALL
     k = kept_count(density, size)
     top = min(int(gamma * size), size - k)
-    return kth_largest(delta, top + k), (kth_largest(delta, top + 1) if top else ALL[1])
+    return largest(top + k), (largest(top + 1) if top else ALL[1])
 
 
 class Join:
@@ -135,17 +141,30 @@ class Join:
                 fill(part.delta, 0, rows, values)
             self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
 
-    def add(self, start: int, stop: int, strength: float, scratch: Scratch, counts: Counts, out: NDArray[Any]) -> None:
-        """Rows [start, stop) of the base + strength * merge, counted, into `out`: flat, in the base's storage type."""
-        if bits := self._bits(start, stop):
+    def merged(
+        self, start: int, stop: int, strength: float, scratch: Scratch, counts: Counts
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Rows [start, stop) of the base + strength * merge, counted: pieces in its storage type, with the flat place.
+
+        A piece is overwritten by the next, so that all of them lie in the processor's cache.
+        """
+        first, last = start * self._columns, stop * self._columns
+        if self._of_bits:
             seen, room = _unseen(counts), scratch.room(len(self.parts))
-            fused.join_bf16(*bits, len(self.parts), self._terms, self._how, seen, counts.table, *room, strength, out)
+            bits = self._bits(start, stop)
+            for low in range(0, last - first, _PIECE):
+                part = [one[low : low + _PIECE] for one in bits]
+                out = scratch.vector("bits", part[0].size, np.uint16)
+                fused.join_bf16(
+                    *part, len(self.parts), self._terms, self._how, seen, counts.table, *room, strength, out
+                )
+                yield first + low, out
             return
-        columns = self._columns
-        for first, last in row_blocks((stop - start, columns)):
-            merged = self.block(start + first, start + last, scratch, counts)
-            place = out[first * columns : last * columns]
-            add_rounded(self.weight, start + first, start + last, merged, strength, place)
+        for low, high in row_blocks((stop - start, self._columns)):
+            merged = self.block(start + low, start + high, scratch, counts)
+            out = scratch.vector(f"rounded {self.weight.code}", merged.size, self.weight.array.dtype)
+            add_rounded(self.weight, start + low, start + high, merged, strength, out)
+            yield first + low * self._columns, out
 
     def block(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> F64:
         """The merge of rows [start, stop), float64 [entries], counted in `counts`; lambda is not yet in.
@@ -174,13 +193,15 @@ class Join:
             return fused.TOTAL
         return fused.COUNT if self._recipe.values.get("elect") == "count" else fused.MASS
 
+    @property
+    def _of_bits(self) -> bool:
+        """Whether it is up to four fine-tunes of a bfloat16 weight that need nothing but their difference."""
+        plain = self._result is None and self._recipe.method.thins in ("", "trim", "band")
+        return plain and len(self.parts) <= 4 and all(map(of_bits, self._deltas))
+
     def _bits(self, start: int, stop: int) -> list[NDArray[np.uint16]]:
-        """Up to four fine-tunes' bits and the base's, where all are bfloat16 and need nothing but their difference."""
-        if self._result is not None or len(self.parts) > 4 or self._recipe.method.thins not in ("", "trim", "band"):
-            return []
+        """The bits of four fine-tunes (the base's for those that are not there) and of the base."""
         pairs = [delta.bits(start, stop) for delta in self._deltas if of_bits(delta)]
-        if len(pairs) < len(self._deltas):
-            return []
         base = pairs[0][1]
         return [*(tuned for tuned, _ in pairs), *[base] * (4 - len(pairs)), base]
 

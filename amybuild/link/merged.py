@@ -24,6 +24,7 @@ def run(ctx: LinkContext) -> None:
     """inputs and params of the rule `link`, and `rank`. Writes a PEFT adapter and `adapter.json`, what it misses."""
     params = dict(ctx.params)
     rank = params.pop("rank", None)
+    params.pop("device", None)  # factors are cut with LAPACK
     if type(rank) is not int or rank < 1:
         raise InputError(f"{rank!r} is no rank", where="[link] adapter_rank", remedy="a whole number from 1 up")
     paths = {role.removeprefix("vector."): path for role, path in ctx.inputs.items() if role.startswith("vector.")}

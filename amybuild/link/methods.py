@@ -10,7 +10,8 @@ from amybuild.errors import InputError, did_you_mean
 from amybuild.link.matrix import MATRIX_METHODS, MatrixMethod
 from amybuild.link.strength import Strengths, finite, parse_strengths
 
-COMMON = ("method", "lambda", "alphas", "scale", "only", "depth")
+COMMON = ("method", "lambda", "alphas", "scale", "only", "depth", "device")
+DEVICES = ("cpu", "cuda", "auto")
 _ALWAYS = ("density", "elect")  # a Personafile has them whatever the method
 
 
@@ -88,6 +89,7 @@ class Recipe:
     values: Mapping[str, Any]
     lam: float
     strengths: Strengths
+    device: str = "cpu"
 
     @property
     def density(self) -> float:
@@ -139,7 +141,10 @@ def _matrix_recipe(method: Method, row: MatrixMethod, params: Mapping[str, Any],
 
 def _recipe(method: Method, values: Mapping[str, Any], params: Mapping[str, Any], vectors: Sequence[str]) -> Recipe:
     lam = finite(params.get("lambda", 1.0), "[link] lambda")
-    return Recipe(method, values, lam, parse_strengths(params, vectors))
+    device = params.get("device", DEVICES[0])
+    if device not in DEVICES:
+        raise InputError(f"{device!r} is no device", where="[link] device", remedy=f"one of {', '.join(DEVICES)}")
+    return Recipe(method, values, lam, parse_strengths(params, vectors), device)
 
 
 def _check_della(values: Mapping[str, Any]) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
-from amybuild.link.linker import Linker
+from amybuild.link.linker import Linker, Span
 from amybuild.link.memo import Memo, memo_keys
 from amybuild.link.methods import Recipe, parse_recipe
 from amybuild.link.pool import in_order
-from amybuild.link.tensors import Stored, all_tensors, read_shards
+from amybuild.link.tally import Counts
+from amybuild.link.tensors import all_tensors, read_shards
 from amybuild.link.vector import read_vector
-from amybuild.link.write import copy_others, write_shard
+from amybuild.link.write import Rewrite, copy_others
 
 REPORT = "link.json"
 
@@ -70,25 +69,26 @@ def link(
     vectors = [read_vector(paths[name], name, shards).bind(shapes) for name in sorted(paths)]
     known = Memo(_keys(recipe, sorted(paths), digests or {}), memo)
     linker = Linker(shards, vectors, recipe, known)
-    names = dict.fromkeys(linker.weights)
-    merged = in_order(linker.merged, [span for name in names for span in linker.spans(name)], workers)
-    done = 0
-    progress(done, len(names))
-
-    def pieces(stored: Stored) -> Iterator[NDArray[Any]]:
-        nonlocal done
-        for span in linker.spans(stored.name):
-            piece, counts = next(merged)
-            linker.count(span, counts)
-            yield piece
-            linker.reuse(piece)
-        done += 1
-        progress(done, len(names), tensor=stored.name)
-
     copy_others(inputs["base"], out, (REPORT,))
-    with contextlib.closing(merged):
-        for shard in shards:
-            write_shard(shard, out / shard.path.name, lambda one: pieces(one) if one.name in names else None)
+    with contextlib.ExitStack() as open_files:
+        targets = {
+            shard.path: open_files.enter_context(contextlib.closing(Rewrite(shard, out / shard.path.name)))
+            for shard in shards
+        }
+
+        def merge(span: Span) -> Counts:
+            return linker.merge(span, targets[span.join.weight.shard.path].put)
+
+        spans = {name: linker.spans(name) for name in linker.weights}
+        merged = in_order(merge, [span for name in spans for span in spans[name]], workers)
+        open_files.enter_context(contextlib.closing(merged))  # closed first: no thread writes to a closed file
+        progress(0, len(spans))
+        for target in targets.values():
+            target.copy(spans)
+        for done, name in enumerate(spans, 1):
+            for span in spans[name]:
+                linker.count(span, next(merged))
+            progress(done, len(spans), tensor=name)
     account = linker.report()
     report = json.dumps(account, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (out / REPORT).write_text(report, encoding="utf-8")
@@ -101,4 +101,6 @@ def _keys(recipe: Recipe, vectors: Sequence[str], digests: Mapping[str, str]) ->
     if method.matrix is not None or method.thins not in ("", "trim", "band"):
         return {}
     trim = {name: recipe.values[name] for name in ("density", "gamma", "scope") if name in recipe.values}
+    if recipe.device != "cpu":  # its counts may differ in digits that are not shown
+        trim["device"] = recipe.device
     return memo_keys(digests, vectors, trim)

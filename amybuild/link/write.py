@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,25 +19,46 @@ from amybuild.link.tensors import Shard, Stored, Weight
 _CHUNK = 8 << 20
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
-Change = Callable[[Stored], Iterable[NDArray[Any]] | None]
 
+class Rewrite:
+    """`shard` written anew to `out` in the same layout: threads put what changes, the rest is copied."""
 
-def write_shard(shard: Shard, out: Path, change: Change) -> None:
-    """Write `shard` to `out` in the same layout.
+    def __init__(self, shard: Shard, out: Path) -> None:
+        self._shard = shard
+        self._file = out.open("wb", buffering=0)
 
-    `change(tensor)` gives None (its bytes are copied) or its new values: arrays in its storage type, in order, that
-    cover it.
-    """
-    with shard.path.open("rb") as source, out.open("wb") as target:
-        copied = 0  # what of the source is in the target
-        for stored in shard.tensors:
-            pieces = change(stored)
-            if pieces is not None:
-                _copy(source, target, copied, stored.start)
-                written = sum(target.write(piece.data.cast("B")) for piece in pieces)
-                assert written == stored.stop - stored.start, stored.name
-                copied = stored.stop
-        _copy(source, target, copied, shard.tensors[-1].stop if shard.tensors else shard.head)
+    def put(self, stored: Stored, start: int, values: NDArray[Any]) -> None:
+        """Write a tensor's new values, flat in its storage type, from its entry `start` on; from any thread.
+
+        A thread that writes what it has just computed finds it in its cache, another one would not.
+        """
+        place, rest = stored.start + start * values.itemsize, values.data.cast("B")
+        assert place + len(rest) <= stored.stop, stored.name
+        while rest:
+            written = os.pwrite(self._file.fileno(), rest, place)
+            place, rest = place + written, rest[written:]
+
+    def copy(self, changed: Container[str]) -> None:
+        """Copy the header and every tensor that is not in `changed`."""
+        end = self._shard.tensors[-1].stop if self._shard.tensors else self._shard.head
+        with self._shard.path.open("rb", buffering=0) as source:
+            copied = 0
+            for stored in self._shard.tensors:
+                if stored.name in changed:
+                    self._copy(source.fileno(), copied, stored.start)
+                    copied = stored.stop
+            self._copy(source.fileno(), copied, end)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _copy(self, source: int, start: int, stop: int) -> None:
+        while start < stop:
+            chunk = os.pread(source, min(stop - start, _CHUNK), start)
+            if not chunk:
+                raise ActionError("a weight file ends too early", where="base", remedy="import the base again")
+            start += os.pwrite(self._file.fileno(), chunk, start)
 
 
 def write_floats(
@@ -84,13 +106,3 @@ def copy_others(base: Path, out: Path, reserved: Iterable[str]) -> None:
         if path.is_file() and not hidden and path.suffix not in _NOT_COPIED and path.name not in left:
             (out / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, out / inside)
-
-
-def _copy(source: BinaryIO, target: BinaryIO, start: int, stop: int) -> None:
-    source.seek(start)
-    while start < stop:
-        chunk = source.read(min(stop - start, _CHUNK))
-        if not chunk:
-            raise ActionError("a weight file ends too early", where="base", remedy="import the base again")
-        target.write(chunk)
-        start += len(chunk)

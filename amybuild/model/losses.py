@@ -19,13 +19,15 @@ class Data:
     """What is trained on.
 
     others: by the id of a row, the reply that its own is preferred to. teachers: by the id of a row, the same reply
-    behind the context that the teacher sees. replay: neutral replies of the base.
+    behind the context that the teacher sees. replay: neutral replies of the base. watched: others, which are measured
+    only (`drift.Watch`).
     """
 
     rows: Sequence[Encoded]
     others: Mapping[str, Encoded] = field(default_factory=dict)
     replay: Sequence[Encoded] = ()
     teachers: Mapping[str, Encoded] = field(default_factory=dict)
+    watched: Sequence[Encoded] = ()
 
 
 class Weights(Protocol):

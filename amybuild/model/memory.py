@@ -61,14 +61,17 @@ def estimate(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], p
 
 
 def _trained(shapes: Mapping[str, tuple[int, ...]], params: Mapping[str, Any]) -> int:
-    """Parameters with their gradients and an optimiser's state, in float32."""
+    """Parameters with their gradients, an optimiser's state and the best step's values, in float32."""
     matrices = [shape for shape in shapes.values() if len(shape) == 2]
+    best = 1 if params.get("watch_every") else 0
     if params["tune"] == "lora":
-        return sum(int(params["rank"]) * (rows + columns) for rows, columns in matrices) * 4 * 4
+        return sum(int(params["rank"]) * (rows + columns) for rows, columns in matrices) * 4 * (4 + best)
     count = sum(map(_count, shapes.values()))
     rank = {"apollo": int(params["apollo_rank"]), "apollo-mini": 1}.get(str(params["optimizer"]))
     state = 2 * count if rank is None else sum(2 * min(rank, min(shape)) * max(shape) for shape in matrices)
-    return 4 * (2 * count + state)  # the gradient, the values before, the state; the weights are counted as weights
+    return 4 * (
+        (2 + best) * count + state
+    )  # the gradient, the values before, the state; the weights are counted as weights
 
 
 def _count(shape: tuple[int, ...]) -> int:

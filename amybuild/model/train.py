@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 from amybuild.errors import ActionError, InputError, Interrupted
 from amybuild.model.checkpoint import Checkpoints
+from amybuild.model.drift import Kept, Watch
 from amybuild.model.frozen import contexts
 from amybuild.model.load import Loaded
 from amybuild.model.losses import PREFERENCES, Data, Objective
@@ -52,6 +53,8 @@ class Settings:
     beta2: float = 0.99
     clip: float = 1.0
     explode: float = 30.0
+    watch_every: int = 0
+    max_drift: float = 0.02
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Settings:
@@ -67,7 +70,7 @@ class Settings:
                 what = f"unknown {name} {getattr(found, name)!r}"
                 raise InputError(what, where=name, remedy=f"one of {', '.join(known)}")
         least = {"steps": 1, "batch": 1, "replay_batch": 0, "warmup": 0, "clip": 0, "tokens_per_pass": 16}
-        least |= {"top_layers": 0}
+        least |= {"top_layers": 0, "watch_every": 0}
         least |= {f"{term}_weight": 0 for term in ("nll", "kl", "margin", "distill")}
         least |= {"apollo_rank": 1, "apollo_refresh": 1, "apollo_growth": 0}
         for name, low in least.items():
@@ -76,8 +79,9 @@ class Settings:
         if found.context_frozen and found.top_layers:
             what = "a frozen context is run through all blocks"
             raise InputError(what, where="top_layers", remedy="set it to 0, or context_frozen = false")
-        if found.lr <= 0:
-            raise InputError(f"{found.lr} is too small", where="lr", remedy="above 0")
+        for name in ("lr", "max_drift"):
+            if getattr(found, name) <= 0:
+                raise InputError(f"{getattr(found, name)} is too small", where=name, remedy="above 0")
         return found
 
 
@@ -131,7 +135,7 @@ def train(
     progress: Callable[..., None],
     checkpoints: Checkpoints | None = None,
 ) -> Trained:
-    """Train the parameters in place, see `Objective` for the loss.
+    """Train the parameters in place, see `Objective` for the loss; watched, see `Watch`, they end as the step it keeps.
 
     parameters: by name, in the order of their names; base.model with them as they are now is the base itself. seed: of
     (purpose, number). checkpoints: where to go on from, and what to save to meanwhile and when `progress` raises
@@ -140,12 +144,16 @@ def train(
     """
     objective = Objective(base, data, settings)
     optimizer = OPTIMIZERS[settings.optimizer](parameters, settings, seed)
-    curve = _resume(checkpoints, parameters, optimizer) if checkpoints else []
     # with a frozen context, all replies to it belong into one step: so a batch counts contexts then
     units = contexts(data.rows) if settings.context_frozen else [[place] for place in range(len(data.rows))]
     lengths = [max(len(data.rows[place].ids) for place in unit) for unit in units]
     neutral_lengths = [len(row.ids) for row in data.replay]
+    passes = math.ceil(len(units) / settings.batch)
+    watch = Watch(base, data.watched, settings, passes) if settings.watch_every else None
+    curve = _resume(checkpoints, parameters, optimizer, watch) if checkpoints else []
     for step in range(len(curve), settings.steps):
+        if watch and watch.broken(curve):
+            break
         for parameter in parameters.values():
             parameter.grad = None
         drawn = choice(lengths, settings.batch, seed("order", 0), step)
@@ -156,37 +164,49 @@ def train(
         norm = _clipped(parameters, settings, found["loss"], step, chosen)
         optimizer.step(rate(settings, step))
         curve.append({"step": step + 1, **found, "grad_norm": norm, "lr": rate(settings, step)})
+        if watch:
+            watch.look(curve, parameters)
         stopped: Interrupted | None = None
         try:
-            progress(step + 1, settings.steps, loss=found["loss"])
+            progress(step + 1, settings.steps, **{name: curve[-1][name] for name in _SHOWN if name in curve[-1]})
         except Interrupted as error:
             stopped = error
         if checkpoints and (stopped or checkpoints.due()):
-            checkpoints.save(step + 1, _tensors(parameters, optimizer), {"curve": curve})
+            checkpoints.save(step + 1, _tensors(parameters, optimizer, watch), {"curve": curve})
         if stopped:
             raise stopped
-    return Trained(curve, state_bytes(optimizer))
+    kept = watch.keep(curve, parameters) if watch else None
+    if kept and kept.stopped:
+        with suppress(Interrupted):  # it is done: to end here would only lose it
+            progress(len(curve), settings.steps, note=kept.told)
+    return Trained(curve, state_bytes(optimizer), kept)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did: its curve, one row per step (loss, nll, preference, kl, …), and its optimiser's bytes."""
+    """What a training did: its curve, one row per step (loss, nll, preference, kl, …; drift where it was measured), its
+    optimiser's bytes, and which step it gave when it was watched (None: the last)."""
 
     curve: list[dict[str, float]]
     state_bytes: int
+    kept: Kept | None = None
 
 
-_OWN, _STATE = "parameter ", "state "
+_SHOWN = ("loss", "drift")
+_OWN, _STATE, _BEST = "parameter ", "state ", "best "
 
 
-def _tensors(parameters: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """All that the next step depends on, by name."""
+def _tensors(parameters: Mapping[str, Any], optimizer: Optimizer, watch: Watch | None) -> dict[str, Any]:
+    """All that the next step, and which one is kept, depends on, by name."""
     held = {_STATE + name: tensor for name, tensor in optimizer.state().items()}
+    held |= {_BEST + name: tensor for name, tensor in watch.best.items()} if watch else {}
     return held | {_OWN + name: parameter for name, parameter in parameters.items()}
 
 
-def _resume(checkpoints: Checkpoints, parameters: Mapping[str, Any], optimizer: Optimizer) -> list[dict[str, float]]:
-    """Put parameters and optimiser where the newest checkpoint left them; returns the curve so far."""
+def _resume(
+    checkpoints: Checkpoints, parameters: Mapping[str, Any], optimizer: Optimizer, watch: Watch | None
+) -> list[dict[str, float]]:
+    """Put parameters, optimiser and watch where the newest checkpoint left them; returns the curve so far."""
     import torch
 
     found = checkpoints.newest()
@@ -195,8 +215,13 @@ def _resume(checkpoints: Checkpoints, parameters: Mapping[str, Any], optimizer: 
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(found.tensors[_OWN + name])
-    state = {name.removeprefix(_STATE): tensor for name, tensor in found.tensors.items() if name.startswith(_STATE)}
-    optimizer.load(state)
+
+    def told(kind: str) -> dict[str, Any]:
+        return {name.removeprefix(kind): one for name, one in found.tensors.items() if name.startswith(kind)}
+
+    optimizer.load(told(_STATE))
+    if watch:
+        watch.best = {name: one.to(parameters[name].device) for name, one in told(_BEST).items()}
     return list(found.told["curve"])
 
 

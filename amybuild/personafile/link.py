@@ -31,6 +31,7 @@ PARAMETERS: Mapping[str, Field] = {
     "common": Field(float, None, **_FULL),
     "inner": Field(str, None, **one_of("tsv_m", "iso_c", "linear")),
     "adapter_rank": Field(int, None, **at_least(1)),
+    "device": Field(str, None, **one_of("cpu", "cuda", "auto")),
 }
 _TIES = ("density", "elect", "divide")
 METHODS: Mapping[str, tuple[str, ...]] = {  # method -> its own parameters; `ANY` and `SHAPED` go with every one
@@ -54,7 +55,7 @@ METHODS: Mapping[str, tuple[str, ...]] = {  # method -> its own parameters; `ANY
     "iso_cts": ("common",),
     "knots": _TIES,
 }
-ANY = ("adapter_rank",)
+ANY = ("adapter_rank", "device")
 
 
 def read_link(table: Table) -> tuple[str, float, dict[str, Any]]:

@@ -84,6 +84,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "warmup": Field(float, 0.1, ok=lambda v: 0 <= v < 1, rule="must be a share of the steps, 0 <= warmup < 1"),
         "weight_decay": Field(float, 0.0, **at_least(0)),
         "clip": Field(float, 1.0, **at_least(0)),
+        "watch_every": Field(int, 0, **at_least(0)),
+        "max_drift": Field(float, 0.02, **above(0)),
         "max_tokens": Field(int, 192, **at_least(16)),
         "dtype": Field(str, "float32", **_DTYPE),
         "device": Field(str, "auto", **_DEVICE),

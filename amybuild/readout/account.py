@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from amybuild.readout.estimators import Marks, Rows
+from amybuild.readout.estimators import Marks
 from amybuild.readout.split import auc
+from amybuild.readout.table import Rows, Table
 
 RIDGE = 0.01
 
@@ -26,7 +27,7 @@ def redundancy(vectors: Rows) -> Rows:
     return found
 
 
-def agreement(rows: Rows, marks: Marks) -> tuple[Rows, Rows]:
+def agreement(rows: Table, marks: Marks) -> tuple[Rows, Rows]:
     """Two numbers per concept, [concepts] each, of the differences between its positives and the negatives' mean.
 
     Their mean cosine with the difference of the means (arXiv 2407.12404: low means that steering will often fail), and
@@ -34,15 +35,16 @@ def agreement(rows: Rows, marks: Marks) -> tuple[Rows, Rows]:
     """
     mean, first = np.full(marks.shape[1], np.nan), np.full(marks.shape[1], np.nan)
     for c in range(marks.shape[1]):
-        good, bad = marks[:, c] > 0, marks[:, c] < 0
-        if not good.any() or not bad.any():
+        good, bad = rows[marks[:, c] > 0], rows[marks[:, c] < 0]
+        if not len(good) or not len(bad):
             continue
-        differences = rows[good] - rows[bad].mean(0)
-        whole = differences.mean(0)
-        lengths = np.linalg.norm(differences, axis=1) * np.linalg.norm(whole)
-        mean[c] = (differences @ whole / np.where(lengths > 0, lengths, 1.0)).mean()
-        squares = np.linalg.eigvalsh(differences @ differences.T)
-        first[c] = squares[-1] / squares.sum()
+        here, there = (side.weighed(np.full((len(side), 1), 1.0 / len(side)))[0] for side in (good, bad))
+        cosine = 0.0
+        for _, batch in good.batches():
+            lengths = np.linalg.norm(batch - there, axis=1) * np.linalg.norm(here - there)
+            cosine += float(((batch - there) @ (here - there) / np.where(lengths > 0, lengths, 1.0)).sum())
+        squares, _ = good.spectrum(there, np.ones(len(good)))
+        mean[c], first[c] = cosine / len(good), squares[-1] / squares.sum()
     return mean, first
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from amybuild.readout.estimators import Candidate, Marks, Rows
+from amybuild.readout.estimators import Candidate, Marks
 from amybuild.readout.split import aucs, folds, held_out
+from amybuild.readout.table import Rows, Table
 
 PRIOR = (0.4, 1.0)  # blocks "auto" looks at, as shares of the depth
 PRIOR_CENTRE = 0.7  # breaks ties
@@ -22,7 +23,7 @@ class Data:
     ids: tuple[str, ...]
     concepts: tuple[str, ...]
     depth: int  # blocks of the model
-    rows: Mapping[int, Rows]  # block -> float64 [n, hidden]
+    rows: Mapping[int, Table]  # block -> [n, hidden]
     marks: Marks  # [n, concepts]
     nuisance: Mapping[int, Rows]  # block -> [k, hidden]
     groups: tuple[str, ...]  # of the texts: those of one group are held out together

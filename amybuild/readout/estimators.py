@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.float64]
+from amybuild.readout.table import Rows, Table
+
 Marks = NDArray[np.int8]
 
 SHRINKAGES = (0.5, 0.9, 0.98)  # what "auto" tries where an estimator has a shrinkage
@@ -24,40 +25,50 @@ class Side:
     `nuisance` [k, hidden] are orthonormal directions in which neutral text varies (none: shape [0, hidden]).
     """
 
-    rows: Rows
+    rows: Table
     marks: Marks
     nuisance: Rows
 
     @cached_property
+    def counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many texts are with and without each concept, [concepts] each."""
+        return (self.marks > 0).sum(0), (self.marks < 0).sum(0)
+
+    @cached_property
     def usable(self) -> NDArray[np.bool_]:
         """Per concept whether there are texts with it and texts without."""
-        return np.asarray((self.marks > 0).any(0) & (self.marks < 0).any(0))
+        return np.asarray((self.counts[0] > 0) & (self.counts[1] > 0))
+
+    @cached_property
+    def sums(self) -> tuple[Rows, Rows, Rows]:
+        """The sums of all rows [hidden], of those with and of those without each concept [concepts, hidden]."""
+        count = self.marks.shape[1]
+        found = self.rows.weighed(np.column_stack([np.ones(len(self.rows)), self.marks > 0, self.marks < 0]))
+        return found[0], found[1 : count + 1], found[count + 1 :]
+
+    @cached_property
+    def means(self) -> tuple[Rows, Rows]:
+        """Of the rows with and without each concept, [concepts, hidden] each; zero where there are none."""
+        (with_it, without), (_, good, bad) = self.counts, self.sums
+        return good / np.maximum(with_it, 1)[:, None], bad / np.maximum(without, 1)[:, None]
 
     @cached_property
     def differences(self) -> Rows:
         """mean(with) - mean(without) per concept, [concepts, hidden]; zero where one side is empty."""
-        with_it, without = (self.marks > 0).astype(float), (self.marks < 0).astype(float)
-        weights = with_it / np.maximum(with_it.sum(0), 1) - without / np.maximum(without.sum(0), 1)
-        found: Rows = (weights * self.usable).T @ self.rows
-        return found
-
-    @cached_property
-    def centred(self) -> Rows:
-        """The rows without their mean."""
-        found: Rows = self.rows - self.rows.mean(0)
+        found: Rows = np.where(self.usable[:, None], self.means[0] - self.means[1], 0.0)
         return found
 
     @cached_property
     def spectrum(self) -> tuple[Rows, Rows]:
         """Eigenvalues [r] of the covariance of all rows and their eigenvectors [r, hidden], zero ones left out."""
-        x, n = self.centred, len(self.rows)
-        if n <= x.shape[1]:  # by the Gram matrix, which has the same spectrum
-            values, vectors = np.linalg.eigh(x @ x.T / n)
-            keep = values > values[-1] * 1e-10
-            return values[keep], (vectors[:, keep] / np.sqrt(values[keep] * n)).T @ x
-        values, vectors = np.linalg.eigh(x.T @ x / n)
-        keep = values > values[-1] * 1e-10
-        return values[keep], vectors[:, keep].T
+        n = len(self.rows)
+        return self.rows.spectrum(self.sums[0] / n, np.full(n, 1.0 / n))
+
+    def balanced(self, concept: int) -> tuple[Rows, Rows]:
+        """As `spectrum`, of one concept's labelled rows around the midpoint of its means, each side weighing a half."""
+        y = self.marks[:, concept]
+        weights: Rows = np.where(y > 0, 0.5 / self.counts[0][concept], 0.5 / self.counts[1][concept])
+        return self.rows[y != 0].spectrum((self.means[0] + self.means[1])[concept] / 2, weights[y != 0])
 
 
 @dataclass(frozen=True)
@@ -84,23 +95,14 @@ def neutral(side: Side, _: float) -> Rows:
 
 def lda(side: Side, shrinkage: float) -> Rows:
     """The difference of the means, whitened by (1 - s) covariance + s (its mean eigenvalue) identity."""
-    values, vectors = side.spectrum
-    floor = shrinkage * values.sum() / side.rows.shape[1]
-    inside = side.differences @ vectors.T
-    outside = side.differences - inside @ vectors
-    found: Rows = (inside / ((1 - shrinkage) * values + floor)) @ vectors + outside / floor
-    return found
+    return _whitened(side.differences, side.spectrum, shrinkage)
 
 
 def linear(side: Side, shrinkage: float) -> Rows:
     """Ridge regression of the label, both sides weighing the same; the penalty as in `lda`."""
 
-    def one(x: Rows, y: Rows) -> Rows:
-        weight = np.sqrt(np.where(y > 0, 0.5 / (y > 0).sum(), 0.5 / (y < 0).sum()))
-        z = (x - (weight**2) @ x) * weight[:, None]
-        gram = (1 - shrinkage) * (z @ z.T)
-        floor = shrinkage * np.square(z).sum() / x.shape[1]
-        found: Rows = z.T @ np.linalg.solve(gram + floor * np.eye(len(x)), weight * y)
+    def one(concept: int) -> Rows:
+        found: Rows = _whitened(side.differences[[concept]], side.balanced(concept), shrinkage)[0]
         return found
 
     return _each(side, one)
@@ -112,30 +114,30 @@ def partial(side: Side, _: float) -> Rows:
     design = np.column_stack([np.ones(len(y)), y])
     penalty = np.eye(design.shape[1])
     penalty[0, 0] = 0.0
-    found: Rows = 2.0 * np.linalg.solve(design.T @ design + 0.5 * penalty, design.T @ side.rows)[1:]
+    whole, with_it, without = side.sums
+    moments = np.concatenate([whole[None], with_it - without])
+    found: Rows = 2.0 * np.linalg.solve(design.T @ design + 0.5 * penalty, moments)[1:]
     return found
 
 
 def pca(side: Side, _: float) -> Rows:
     """The first principal component of both sides around the midpoint of their means, towards the positives."""
 
-    def one(x: Rows, y: Rows) -> Rows:
-        good, bad = x[y > 0], x[y < 0]
-        middle = (good.mean(0) + bad.mean(0)) / 2
-        z = np.concatenate([(good - middle) / np.sqrt(len(good)), (bad - middle) / np.sqrt(len(bad))])
-        _, vectors = np.linalg.eigh(z @ z.T)
-        first: Rows = z.T @ vectors[:, -1]
-        return first if (good.mean(0) - bad.mean(0)) @ first >= 0 else -first
+    def one(concept: int) -> Rows:
+        _, vectors = side.balanced(concept)
+        first: Rows = vectors[-1] if len(vectors) else side.differences[concept]
+        return first if side.differences[concept] @ first >= 0 else -first
 
     return _each(side, one)
 
 
 def logistic(side: Side, _: float) -> Rows:
-    """Logistic regression with an L2 penalty, balanced, on rows of unit mean square."""
+    """Logistic regression with an L2 penalty, balanced, on rows of unit mean square; takes all rows at once."""
 
-    def one(x: Rows, y: Rows) -> Rows:
+    def one(concept: int) -> Rows:
         from sklearn.linear_model import LogisticRegression
 
+        x, y = _labelled(side, concept)
         z = x - x.mean(0)
         # an L2 penalty does not see rotations: the same problem in as many coordinates as there are rows
         basis = np.linalg.qr(z.T)[0].T
@@ -148,11 +150,12 @@ def logistic(side: Side, _: float) -> Rows:
 
 
 def logistic_l1(side: Side, _: float) -> Rows:
-    """Logistic regression with an L1 penalty, balanced, on standardised columns, folded back into the rows' space."""
+    """Logistic regression with an L1 penalty, balanced, on standardised columns, folded back; all rows at once."""
 
-    def one(x: Rows, y: Rows) -> Rows:
+    def one(concept: int) -> Rows:
         from sklearn.linear_model import LogisticRegression
 
+        x, y = _labelled(side, concept)
         scale = x.std(0) + 1e-9
         model = LogisticRegression(
             C=1.0, l1_ratio=1.0, solver="liblinear", class_weight="balanced", max_iter=1000, random_state=0
@@ -202,20 +205,35 @@ def candidates(name: str) -> tuple[Candidate, ...]:
     return tuple(Candidate(row.name, s) for row in rows for s in (SHRINKAGES if row.shrinks else (0.0,)))
 
 
-def nuisance(rows: Rows, share: float = NUISANCE) -> Rows:
+def nuisance(rows: Table, share: float = NUISANCE) -> Rows:
     """The first principal components [k, hidden] that hold `share` of the variance of neutral `rows`."""
     if len(rows) < 2:
-        return np.zeros((0, rows.shape[1]))
-    values, vectors = Side(rows, np.zeros((len(rows), 0), np.int8), rows[:0]).spectrum
+        return np.zeros((0, rows.hidden))
+    values, vectors = Side(rows, np.zeros((len(rows), 0), np.int8), np.zeros((0, rows.hidden))).spectrum
     values, vectors = values[::-1], vectors[::-1]
     held = np.cumsum(values) / values.sum()
     return vectors[: int(np.searchsorted(held, share)) + 1]
 
 
-def _each(side: Side, one: Callable[[Rows, Rows], Rows]) -> Rows:
-    """`one` on the labelled rows of each concept by itself."""
-    found = np.zeros((side.marks.shape[1], side.rows.shape[1]))
-    for c in np.flatnonzero(side.usable):
-        y = side.marks[:, c]
-        found[c] = one(side.rows[y != 0], y[y != 0].astype(float))
+def _whitened(differences: Rows, spectrum: tuple[Rows, Rows], shrinkage: float) -> Rows:
+    """`differences` [k, hidden] by the inverse of (1 - s) covariance + s (its mean eigenvalue) identity."""
+    values, vectors = spectrum
+    floor = shrinkage * values.sum() / differences.shape[1]
+    inside = differences @ vectors.T
+    outside = differences - inside @ vectors
+    found: Rows = (inside / ((1 - shrinkage) * values + floor)) @ vectors + outside / floor
     return found
+
+
+def _each(side: Side, one: Callable[[int], Rows]) -> Rows:
+    """`one` of each concept by itself."""
+    found = np.zeros((side.marks.shape[1], side.rows.hidden))
+    for c in np.flatnonzero(side.usable):
+        found[c] = one(int(c))
+    return found
+
+
+def _labelled(side: Side, concept: int) -> tuple[Rows, Rows]:
+    """The rows of one concept's labelled texts, and their labels, 1 or -1."""
+    y = side.marks[:, concept]
+    return side.rows[y != 0].whole(), y[y != 0].astype(float)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from amybuild.readout.choose import Choice, Data, choose
-from amybuild.readout.estimators import Candidate, Rows, Side
+from amybuild.readout.estimators import Candidate, Side
 from amybuild.readout.split import aucs, held_out, read, units
+from amybuild.readout.table import Rows
 
 SHUFFLES = 40
 

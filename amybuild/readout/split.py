@@ -9,7 +9,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from amybuild.readout.estimators import Candidate, Marks, Rows, Side
+from amybuild.readout.estimators import Candidate, Marks, Side
+from amybuild.readout.table import Rows, Table
 
 FOLDS = 5
 
@@ -99,18 +100,27 @@ def units(directions: Rows) -> Rows:
     return found
 
 
-def read(directions: Rows, known: Rows, rows: Rows) -> Rows:
+def read(directions: Rows, known: Table, rows: Table) -> Rows:
     """Projections of `rows` [n, hidden] in standard deviations of those of `known`, [n, concepts]; NaN without a
     direction."""
-    there = known @ directions.T
-    spread = there.std(0)
+    mean, spread = spreads(directions, known)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Rows = (rows @ directions.T - there.mean(0)) / np.where(spread > 0, spread, np.nan)
+        found: Rows = (rows.times(directions) - mean) / np.where(spread > 0, spread, np.nan)
     return found
 
 
+def spreads(directions: Rows, rows: Table) -> tuple[Rows, Rows]:
+    """Mean and standard deviation of the projections of `rows` [n, hidden] on each direction, [concepts] each."""
+    centre = rows.weighed(np.full((len(rows), 1), 1.0 / len(rows)))[0]
+    squares = np.zeros(len(directions))
+    for _, batch in rows.batches():
+        squares += np.square((batch - centre) @ directions.T).sum(0)
+    found: Rows = np.sqrt(squares / len(rows))
+    return directions @ centre, found
+
+
 def held_out(
-    rows: Rows, marks: Marks, nuisance: Rows, fold: NDArray[np.int64], tried: Sequence[Candidate]
+    rows: Table, marks: Marks, nuisance: Rows, fold: NDArray[np.int64], tried: Sequence[Candidate]
 ) -> list[Rows]:
     """For each candidate the scores [n, concepts] that texts get from directions found without their fold."""
     found = [np.full(marks.shape, np.nan) for _ in tried]

@@ -17,7 +17,8 @@ _EVERY = 10.0  # seconds between two progress lines of one action, where lines s
 
 
 def _numbers(fields: Mapping[str, Any]) -> str:
-    shown = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in fields.items() if k not in ("done", "total")}
+    told = ("done", "total", "note")
+    shown = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in fields.items() if k not in told}
     return "  ".join(f"{k} {v}" for k, v in shown.items())
 
 
@@ -54,6 +55,11 @@ class PlainLines:
         self.stream = stream or sys.stderr
         self.clocks: dict[str, Clock] = {}
         self.told: dict[str, float] = {}
+        self.notes: dict[str, str] = {}  # what an action has to say when it ends
+
+    def _hear(self, event: Event) -> None:
+        if event.kind == "progress" and "note" in event.fields:
+            self.notes[event.action] = f"  {event.fields['note']}"
 
     def _line(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -64,6 +70,7 @@ class PlainLines:
 
     def __call__(self, event: Event) -> None:
         fields, action = event.fields, event.action
+        self._hear(event)
         if event.kind == "start":
             expected = fields.get("expected")
             self.clocks[action] = Clock(expected)
@@ -79,6 +86,7 @@ class PlainLines:
         elif event.kind == "done":
             self.seen += 1
             note = "  another result than before" if fields.get("differs") else ""
+            note += self.notes.pop(action, "")
             self._line(f"{self._count()} {action}  done in {duration(fields['seconds'])}{note}")
         elif event.kind == "hit":
             self.seen += 1
@@ -137,6 +145,7 @@ class LiveDisplay(PlainLines):
             return
         if event.kind == "progress":
             fields = event.fields
+            self._hear(event)
             self.running[event.action] = (fields["done"], fields["total"], _numbers(fields))
             return
         if event.kind in ("done", "failed", "hit"):

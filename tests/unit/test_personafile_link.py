@@ -51,7 +51,7 @@ def test_every_method_takes_what_the_linker_takes(file: Path, method: str) -> No
 
 def test_the_two_tables_name_the_same_methods() -> None:
     assert set(METHODS) == set(ROWS)
-    assert set(PARAMETERS) == {*GOOD, "adapter_rank"}
+    assert set(PARAMETERS) == {*GOOD, "adapter_rank", "device"}
 
 
 def test_what_is_not_stated_is_in_no_key(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from amybuild.readout.choose import Choice, Data, choose
 from amybuild.readout.estimators import Candidate, candidates
 from amybuild.readout.split import auc, aucs, folds, grouped, held_out, interval, read, resampled, units
+from amybuild.readout.table import Table
 
 
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=20), st.lists(st.integers(-5, 5), min_size=1, max_size=20))
@@ -63,12 +64,13 @@ def test_what_a_setting_gives_away_is_not_read_as_the_concept() -> None:
     rng = np.random.default_rng(0)
     rooms = rng.integers(0, 12, 240)
     marks = np.where(np.arange(12) % 2, 1, -1)[rooms][:, None].astype(np.int8)  # a room is all joy or none of it
-    rows = {0: rng.standard_normal((12, 40))[rooms] * 3 + rng.standard_normal((240, 40))}
+    rows = Table.of(rng.standard_normal((12, 40))[rooms] * 3 + rng.standard_normal((240, 40)))
+    plain = np.zeros((0, 40))
     ids = tuple(f"t{i}" for i in range(240))
-    alone = Data(ids, ("joy",), 1, rows, marks, {0: rows[0][:0]}, ids)
+    alone = Data(ids, ("joy",), 1, {0: rows}, marks, {0: plain}, ids)
     found = []
     for data in (alone, replace(alone, groups=grouped(ids, [(f"room {room}",) for room in rooms]))):
-        (scores,) = held_out(rows[0], marks, rows[0][:0], data.folds(), [Candidate("lda", 0.5)])
+        (scores,) = held_out(rows, marks, plain, data.folds(), [Candidate("lda", 0.5)])
         found.append(aucs(scores, marks)[0])
     assert found[0] > 0.95
     assert found[1] < 0.65
@@ -110,7 +112,8 @@ def noise(texts: int, hidden: int, layers: int, seed: int, planted: int | None =
     if planted is not None:
         rows[planted][:, 0] += 3.0 * (marks[:, 0] > 0)
     ids = tuple(f"{seed}-{i}" for i in range(texts))
-    return Data(ids, ("joy",), layers, rows, marks, {layer: rows[layer][:0] for layer in rows}, ids)
+    plain = dict.fromkeys(rows, np.zeros((0, hidden)))
+    return Data(ids, ("joy",), layers, {n: Table.of(x) for n, x in rows.items()}, marks, plain, ids)
 
 
 def test_held_out_scores_know_nothing_of_the_text_they_score() -> None:
@@ -118,7 +121,7 @@ def test_held_out_scores_know_nothing_of_the_text_they_score() -> None:
     fold = folds(data.ids, data.marks)
     (scores,) = held_out(data.rows[0], data.marks, data.nuisance[0], fold, [Candidate("lda", 0.1)])
     here = fold == 2
-    rows = data.rows[0].copy()
+    rows = Table.of(data.rows[0].whole())
     marks = data.marks.copy()
     marks[here] *= -1
     (again,) = held_out(rows, marks, data.nuisance[0], fold, [Candidate("lda", 0.1)])
@@ -138,7 +141,7 @@ def test_a_choice_made_inside_does_not_flatter_what_is_held_outside() -> None:
             here = fold == k
             part = choose(data.part(~here), candidates("auto"), None, 1)
             rows = data.rows[part.best]
-            (found,) = held_out(rows, data.marks, rows[:0], here.astype(int), [part.candidate])
+            (found,) = held_out(rows, data.marks, data.nuisance[0], here.astype(int), [part.candidate])
             scores[here] = found[here]
         outside.append(aucs(scores, data.marks)[0])
     assert np.mean(inside) > 0.55  # the best of many draws
@@ -165,7 +168,7 @@ def test_scores_are_in_standard_deviations_of_the_known_texts_and_missing_withou
     rng = np.random.default_rng(0)
     known, rows = rng.standard_normal((50, 4)) * 9, rng.standard_normal((3, 4))
     directions = units(np.stack([np.ones(4) * 5, np.zeros(4)]))
-    found = read(directions, known, rows)
+    found = read(directions, Table.of(known), Table.of(rows))
     there = known @ directions[0]
     np.testing.assert_allclose(found[:, 0], (rows @ directions[0] - there.mean()) / there.std())
     assert np.isnan(found[:, 1]).all()

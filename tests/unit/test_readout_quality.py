@@ -14,6 +14,7 @@ from amybuild.actions import quality, vectors
 from amybuild.actions.context import ActionContext
 from amybuild.readout.account import agreement, beside, confusion, redundancy
 from amybuild.readout.split import units
+from amybuild.readout.table import Table
 from tests.tiny import write_jsonl
 
 HIDDEN, LAYERS, COUNT = 24, 5, 90
@@ -164,7 +165,7 @@ def test_the_numbers_of_the_account() -> None:
     marks = np.array([[1]] * 30 + [[-1]] * 30, np.int8)
     rows = rng.standard_normal((60, 50)) * 0.01
     rows[:30, 0] += 5.0
-    mean, first = agreement(rows, marks)
+    mean, first = agreement(Table.of(rows), marks)
     assert mean[0] > 0.99
     assert first[0] > 0.99
     both = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]] * 5, np.int8)
