@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from amybuild import kept
@@ -14,6 +13,7 @@ from amybuild.digest import digest_value
 from amybuild.graph.rules import RULES
 from amybuild.noop import prune
 from amybuild.provenance import span
+from amybuild.value import value
 
 if TYPE_CHECKING:
     from amybuild.evidence import Evidence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from amybuild.running import Summary
 
 
-@dataclass
+@value(frozen=False)
 class Reader:
     """An action that reads memory nodes and nothing else, and what came of it."""
 
@@ -35,7 +35,7 @@ class Reader:
     output: str
 
 
-@dataclass
+@value(frozen=False)
 class Compiled:
     """All that an edit of memory nodes can change, as it was when everything was up to date."""
 
@@ -66,7 +66,7 @@ class Compiled:
     info: str  # the digest of the link map
 
 
-_FIELDS = tuple(Compiled.__dataclass_fields__)
+_FIELDS = tuple(Compiled.__annotations__)
 
 
 def place_of(answer: str) -> str:

@@ -14,7 +14,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,11 +38,12 @@ from amybuild.plan.plan import Identity
 from amybuild.product import CARD, MARK, PROVENANCE, amend, keep_text
 from amybuild.provenance import metadata, span, times
 from amybuild.running import Summary, execute
+from amybuild.value import replace, value
 
 _STALE = 16  # nodes that had to be parsed again: from there on they are kept anew
 
 
-@dataclass(frozen=True)
+@value
 class Options:
     """How to run; the rest is what the answer was an answer to."""
 
@@ -53,7 +53,7 @@ class Options:
     memory: int | None = None
 
 
-@dataclass
+@value(frozen=False)
 class Done:
     """What came of it: the summary, what was told, whether that is all of it, and what the next answer rests on."""
 
@@ -246,13 +246,13 @@ def _account(work: Edited, records: Mapping[str, Record]) -> Compiled:
     spent = sum(row["seconds"] for _, row in rows) - sum(row["seconds"] for row, _ in rows)
     now = replace(known, read=graph, starts=dict(+starts), ends=dict(+ends), seconds=known.seconds + spent)
     now.readers = [(*row[:-2], records[row[0]].key, row[-1]) if row[0] in records else row for row in known.readers]
-    texts = {name: (folder / name).read_bytes() for name in (MARK, CARD, PROVENANCE)}
+    texts = {name: bytearray((folder / name).read_bytes()) for name in (MARK, CARD, PROVENANCE)}
     shas = {name: hashlib.sha256(texts[name]).hexdigest() for name in (MARK, CARD)}
-    texts[MARK] = amend_map(texts[MARK], keys, graphs)
-    texts[CARD] = swap(texts[CARD], graphs[0], graphs[1])
+    amend_map(texts[MARK], keys, graphs)
+    swap(texts[CARD], graphs[0], graphs[1])
     told = [metadata(one.build, times(min(one.starts), max(one.ends))) for one in (known, now)]
     files = {name: (sha, hashlib.sha256(texts[name]).hexdigest()) for name, sha in shas.items()}
-    texts[PROVENANCE] = amend_provenance(texts[PROVENANCE], graphs, rows, (told[0], told[1]), files)
+    amend_provenance(texts[PROVENANCE], graphs, rows, (told[0], told[1]), files)
     now.product = keep_text(work.cache, texts[MARK], max(now.ends))
     account = work.history.record_path(known.build).read_bytes()
     products, latest = (known.product, now.product), (max(known.ends), max(now.ends))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from amybuild.value import field, value
 
-@dataclass(frozen=True)
+
+@value
 class Event:
     """One thing that happened.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from amybuild.kept import Stamp, settled, stamp_of
+from amybuild.value import value
 
 _KEPT_THERE = ("objects", "trees", "actions")
 
@@ -50,7 +50,7 @@ def of_store(root: Path) -> dict[str, Stamp | None]:
     return found
 
 
-@dataclass(frozen=True)
+@value
 class Evidence:
     """What a plan rests on: what was read since `began` (ns), and where the results are."""
 

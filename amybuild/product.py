@@ -83,17 +83,6 @@ def _task(
     return entry
 
 
-def _verification(store: Store, output: str, targets: list[dict[str, Any]]) -> dict[str, Any]:
-    """What was measured of the persona, with each vector's own measurement beside it."""
-    found = _json(store, output, "verify.json")
-    for target in targets:
-        row, own = found.get("behaviours", {}).get(target["name"]), target["verify"]
-        if row is not None and "alone" in own:
-            measured = own["alone"]["margin"] if row.get("measure") != "log p" else own["alone"]["logp_continuation"]
-            row |= {"alone": measured, "gain_alone": own["gain"]}
-    return found
-
-
 def _measured_readout(store: Store, outputs: Mapping[str, str]) -> dict[str, Any]:
     """What quality.json and drift.json say of the readout, in short."""
     quality = _json(store, outputs["readout/quality"], "quality.json")
@@ -135,9 +124,9 @@ def link_map(
         "amybuild": __version__,
         "base": {
             "name": base.name,
-            "source": base.wheel or base.hub or base.path,
+            "source": _joined(base.wheel) or base.hub or base.path,
             "revision": base.revision,
-            "file": base.file,
+            "file": _joined(base.file),
             "digest": outputs[f"base.{base.name}/import"],
         },
         "graph": dict(graph),
@@ -151,7 +140,7 @@ def link_map(
         "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
         | (_texts(store, persona.readout, outputs) | _measured_readout(store, outputs) if persona.readout else {}),
-        "verification": _verification(store, outputs["persona/verify"], targets),
+        "verification": _json(store, outputs["persona/verify"], "verify.json"),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
 
@@ -174,6 +163,10 @@ def encode(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",\n", ": "))
 
 
+def _joined(value: str | tuple[str, ...] | None) -> str | None:
+    return " + ".join(value) if isinstance(value, tuple) else value
+
+
 def _text(value: Mapping[str, Any]) -> bytes:
     return encode(value).encode() + b"\n"
 
@@ -183,7 +176,7 @@ def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[st
     return keep_text(cache, _text(info), when)
 
 
-def keep_text(cache: ActionCache, text: bytes, when: str) -> tuple[str, str]:
+def keep_text(cache: ActionCache, text: bytes | bytearray, when: str) -> tuple[str, str]:
     """`keep_map`, of the bytes of persona.json."""
     room = cache.store.scratch()
     with disk_errors(room):
@@ -229,7 +222,9 @@ def publish(cache: ActionCache, info: Mapping[str, Any], folder: Path, ours: Map
     return _put(cache.store, folder, ours, fill)
 
 
-def amend(store: Store, folder: Path, ours: Mapping[str, Any], texts: Mapping[str, bytes]) -> dict[str, list[int]]:
+def amend(
+    store: Store, folder: Path, ours: Mapping[str, Any], texts: Mapping[str, bytes | bytearray]
+) -> dict[str, list[int]]:
     """Other texts for some files of the product in `folder`; the stamp of each file. Raises CacheDamage when `ours`,
     the stamps of all of them, are not what lies there."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,6 +11,7 @@ from amybuild.errors import AmyError, CacheDamage, CheckError
 from amybuild.events import Event, Sink, one_at_a_time
 from amybuild.graph.rules import RULES
 from amybuild.perform import host, run_job
+from amybuild.value import field, value
 
 if TYPE_CHECKING:
     from amybuild.cache.actions import ActionCache, Record
@@ -55,7 +55,7 @@ class Work(Protocol):
     def code_is(self, rule: str, code: Mapping[str, str]) -> bool: ...
 
 
-@dataclass
+@value(frozen=False)
 class Summary:
     """What a build did, for people and for ``--json``."""
 

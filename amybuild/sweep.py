@@ -14,7 +14,7 @@ from amybuild.errors import AmyError, InputError
 from amybuild.events import Sink
 from amybuild.plan.plan import State
 
-MEASURE = "persona/verify"
+MEASURE = "persona/measure"
 TRAINS = ("train",)  # the rules that no sweep runs
 RANKS: Mapping[str, Callable[[Sequence[float]], float]] = {"min": min, "mean": lambda gains: sum(gains) / len(gains)}
 
@@ -117,17 +117,19 @@ class Sweep:
 
     @property
     def bound(self) -> float:
-        """The neutral KL that a setting must keep to: the smallest gate of the linked behaviours' recipes."""
-        gates = [task.recipe.gates.get("max_neutral_kl", math.inf) for task in self.declared.persona.linked()]
-        return min(gates, default=math.inf)
+        """The neutral KL that a setting must keep to: the persona's gate, or the smallest of the recipes' of the linked
+        behaviours."""
+        persona = self.declared.persona
+        gates = [task.recipe.gates.get("max_neutral_kl", math.inf) for task in persona.linked()]
+        return float(persona.gates.get("max_neutral_kl", min(gates, default=math.inf)))
 
     def alone(self) -> dict[str, float]:
         """The gain of each vector alone at its declared strength, where the cache knows it."""
         self.declared.actions = self.declared.graph.select(())
         decisions, found = self.declared.plan().decisions, dict[str, float]()
         for task in self.declared.persona.linked():
-            decision = decisions[f"{task.target}/verify"]
-            data = self.declared.store.read_file(decision.output, "verify.json") if decision.output else None
+            decision = decisions[f"{task.target}/measure"]
+            data = self.declared.store.read_file(decision.output, "measure.json") if decision.output else None
             gain = json.loads(data).get("gain") if data else None
             if gain is not None:
                 found[task.name] = gain
@@ -138,7 +140,7 @@ class Sweep:
         try:
             summary, records = bring_up_to_date(setting.project, setting.project.plan(), sink, remember=False)
             data = (
-                setting.project.store.read_file(records[MEASURE].output, "verify.json") if MEASURE in records else None
+                setting.project.store.read_file(records[MEASURE].output, "measure.json") if MEASURE in records else None
             )
         finally:
             setting.project.store.close()

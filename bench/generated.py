@@ -62,10 +62,10 @@ def edit(root: Path, number: int, times: int) -> None:
 def stand_in(rule: str, action: str, out: Path) -> None:
     """What a rule that needs a model leaves behind, in a few bytes."""
     files: dict[str, Any] = {"weights.safetensors": f"{rule} {action}"}
-    if rule == "verify":
+    if rule in ("measure", "verify"):
         margin = {"margin": 0.1, "margin_behaviour": 0.1, "margin_counter": 0.1, "pairs": 4}
         files = {
-            "verify.json": {"alpha": 0.5, "lambda": 1.0, "base": margin, "alone": margin, "gain": 0.1, "of": action}
+            f"{rule}.json": {"alpha": 0.5, "lambda": 1.0, "base": margin, "alone": margin, "gain": 0.1, "of": action}
         }
     elif rule == "persona_verify":
         files = {"verify.json": {"behaviours": {}, "neutral_kl": 0.01, "gained": 0}}

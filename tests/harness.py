@@ -64,6 +64,8 @@ steps = 3
 batch = 4
 replay_batch = 2
 max_tokens = 128
+samples = 2
+sample_tokens = 4
 heldout = 0.3
 [gates]
 min_margin_gain = -50.0

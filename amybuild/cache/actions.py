@@ -6,13 +6,13 @@ import contextlib
 import os
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from amybuild.cache.disk import seal, unseal, write_atomic
 from amybuild.cache.store import Store
 from amybuild.kept import Stamp, stamp_of
+from amybuild.value import field, value
 
 SCHEMA = 1
 _USED = 3600 * 10**9  # ns: a record says no more often than that that it was of use
@@ -23,7 +23,7 @@ _FIELDS = {"schema", "action", "rule", "key", "manifest", "output", "seconds", "
 Row = tuple[Stamp, str, str, str, float, str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
+@value
 class Record:
     """One finished action. `host` is the fingerprint of where it ran; it is told, it is not in the key."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from amybuild.cache.lock import FileLock
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
 from amybuild.kept import Stamp, stamp_of
+from amybuild.value import field, value
 
 SCHEMA = 1
 PRODUCT = "persona/product"  # the link map among a build's results: kept, collected and fetched like any of them
@@ -20,7 +20,7 @@ SNAPSHOT = "memory/snapshot"  # what a memory server said, likewise
 BESIDE = frozenset({PRODUCT, SNAPSHOT})  # what a build keeps beside the results of its actions: no part of its hash
 
 
-@dataclass(frozen=True)
+@value
 class BuildRecord:
     """One whole build: for each action its key and output, and what the product was made of."""
 

@@ -8,7 +8,6 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from amybuild.cache.verify import Verified
 from amybuild.digest import canonical, digest_bytes, digest_file, digest_value
 from amybuild.errors import ActionError, CacheDamage, InputError
 from amybuild.kept import Stamp, stat_of
+from amybuild.value import value
 
 if TYPE_CHECKING:
     from amybuild.cache.layered import Shared
@@ -31,7 +31,7 @@ _SETTLE = 0.02  # s: longer than a step of the file system's clock
 _LARGE = 16 << 20  # bytes: from here on a second hash costs more than waiting for the clock
 
 
-@dataclass(frozen=True)
+@value
 class Entry:
     """One file of a tree."""
 

@@ -10,6 +10,8 @@ from amybuild.cache.disk import write_atomic
 from amybuild.digest import digest_file
 from amybuild.kept import TICK, Stamp, stat_of
 
+_DIGEST = 64  # digits of a digest: a line begins with them
+
 
 class Verified:
     """A file of lines ``digest size mtime ctime inode``; all processes append, the last line of a digest counts.
@@ -20,27 +22,29 @@ class Verified:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, Stamp] | None = None
-        self._new: dict[str, Stamp] = {}
+        self._lines: dict[bytes, bytes] | None = None  # by digest, as they were read: few of many are asked for
+        self._known: dict[str, Stamp] = {}  # what this process found out itself
+        self._new: dict[str, Stamp] = {}  # … and did not save yet
 
-    def _load(self) -> dict[str, Stamp]:
-        found: dict[str, Stamp] = {}
+    def _load(self) -> dict[bytes, bytes]:
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1]  # the last one is not finished
         except OSError:
-            return found
-        for line in lines:
-            parts = line.split()
-            with contextlib.suppress(ValueError):
-                digest, size, mtime, ctime, inode = parts
-                found[digest.decode()] = (int(size), int(mtime), int(ctime), int(inode))
-        return found
+            return {}
+        return {line[:_DIGEST]: line for line in lines}
+
+    def stamp(self, digest: str) -> Stamp | None:
+        """The stat with which an object is known to be whole."""
+        known = self._known.get(digest)
+        if known is not None:
+            return known
+        if self._lines is None:
+            self._lines = self._load()
+        return _stamp(self._lines.get(digest.encode(), b""))
 
     def whole(self, digest: str, path: str, now: Stamp) -> bool:
         """Whether the file at `path`, whose stat is `now`, has the content `digest`. Raises OSError."""
-        if self._known is None:
-            self._known = self._load()
-        if self._known.get(digest) == now:
+        if self.stamp(digest) == now:
             return True
         if digest_file(path) != digest:
             return False
@@ -49,16 +53,8 @@ class Verified:
             self.trust(digest, now)
         return True
 
-    def stamp(self, digest: str) -> Stamp | None:
-        """The stat with which an object is known to be whole."""
-        if self._known is None:
-            self._known = self._load()
-        return self._known.get(digest)
-
     def trust(self, digest: str, now: Stamp) -> None:
         """Remember that the object was whole when its stat was `now`."""
-        if self._known is None:
-            self._known = self._load()
         self._known[digest] = self._new[digest] = now
 
     def save(self) -> None:
@@ -67,16 +63,22 @@ class Verified:
         if not new:
             return
         # the empty line first: after a torn one of a killed process ours would be part of it
-        data = b"\n" + _lines(new)
+        data = b"\n" + b"".join(b"%s %d %d %d %d\n" % (digest.encode(), *stat) for digest, stat in new.items())
         with contextlib.suppress(OSError), open(self.path, "ab", buffering=0) as file:
             file.write(data)
 
     def compact(self, present: set[str]) -> None:
         """Keep one line for each object in `present` (a collection calls this)."""
-        kept = {digest: stat for digest, stat in self._load().items() if digest in present}
-        write_atomic(self.path, _lines(kept), self.path.parent / "tmp")
-        self._known = kept
+        found = self._load()
+        kept = (line for digest in sorted(present) if _stamp(line := found.get(digest.encode(), b"")))
+        write_atomic(self.path, b"".join(line + b"\n" for line in kept), self.path.parent / "tmp")
+        self._lines = None
 
 
-def _lines(stats: dict[str, Stamp]) -> bytes:
-    return b"".join(b"%s %d %d %d %d\n" % (digest.encode(), *stat) for digest, stat in stats.items())
+def _stamp(line: bytes) -> Stamp | None:
+    """What a line says; None when it is torn or damaged."""
+    try:
+        _, size, mtime, ctime, inode = line.split()
+        return int(size), int(mtime), int(ctime), int(inode)
+    except ValueError:
+        return None

@@ -172,10 +172,9 @@ def run(argv: Sequence[str], ran: Sequence[str] = ()) -> int:
 
 def _keep(asked: tuple[str, str], project: Any, summary: Any, evidence: Any, args: argparse.Namespace) -> None:
     """Keep what the next no-op will say, if all is up to date now."""
-    from dataclasses import replace
-
     from amybuild import compiled
     from amybuild.build import proof, tells
+    from amybuild.value import replace
 
     place = os.path.realpath(os.path.dirname(asked[0]))
     if place != os.path.realpath(project.store.root / "noop"):

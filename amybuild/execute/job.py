@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
+from amybuild.value import field, value, values
 
-@dataclass(frozen=True)
+
+@value
 class Source:
     """A path outside the project that a job reads, with the digest its content must have."""
 
@@ -16,7 +17,7 @@ class Source:
     digest: str
 
 
-@dataclass(frozen=True)
+@value
 class Job:
     """One action as an executor sees it; its inputs are in the store under their digests, and so will its output be."""
 
@@ -30,7 +31,7 @@ class Job:
     resources: Mapping[str, int] = field(default_factory=dict)  # for whoever places it; no part of the key
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**values(self), "source": values(self.source) if self.source else None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Job:
@@ -51,7 +52,7 @@ class Kind(Enum):
     INFRASTRUCTURE = "infrastructure"  # what is between here and the job broke
 
 
-@dataclass(frozen=True)
+@value
 class Failure:
     """A job without a result, in words for people. Never cached."""
 
@@ -61,7 +62,7 @@ class Failure:
     remedy: str | None = None
 
 
-@dataclass(frozen=True)
+@value
 class Result:
     """A finished job: its output is in the store."""
 

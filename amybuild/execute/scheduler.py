@@ -8,7 +8,6 @@ import datetime
 import heapq
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from amybuild.cache.actions import ActionCache, Record
@@ -19,13 +18,14 @@ from amybuild.execute.job import Executor, Failure, Job, Kind, Result, Source
 from amybuild.execute.local import failure
 from amybuild.execute.resources import Capacity
 from amybuild.plan.plan import Action, Decision, Identity, State, decide
+from amybuild.value import field, value
 
 _TICK = 0.5  # seconds: the main thread sees Ctrl-C at least this often while jobs run …
 _LOOK = 0.1  # … and looks this often whether another build has let go of an action
 _AGAIN = {Kind.PREEMPTED: 100, Kind.INFRASTRUCTURE: 3}  # how often a job is tried again when it was not its fault
 
 
-@dataclass
+@value(frozen=False)
 class Outcome:
     """What a build did."""
 
@@ -42,7 +42,7 @@ class Outcome:
         return {id: record.key for id, record in self.records.items()}
 
 
-@dataclass
+@value(frozen=False)
 class _Running:
     """An action whose job is out; this process holds the lock of its key."""
 

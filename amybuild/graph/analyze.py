@@ -14,6 +14,7 @@ from amybuild.memory.graph import AskedGraph, MemoryGraph
 from amybuild.memory.node import Node, cut
 from amybuild.memory.query import QueryError
 from amybuild.memory.text import inside
+from amybuild.personafile.schema import WRITTEN as WRITTEN  # what is shown of a change depends on it: `plan.change`
 from amybuild.personafile.schema import Base, Persona, Readout, Recipe, Steer, Task, Texts
 
 _CORPUS = ("heldout", "min_examples")
@@ -25,7 +26,9 @@ _TRAIN = (
     *("margin_weight", "margin_beta", "warmup", "weight_decay", "clip", "max_tokens", "dtype", "device", "threads"),
     "shards",
 )
-_VERIFY = ("max_tokens", "dtype", "device", "threads")
+_LOADED = ("dtype", "device", "threads")
+_MEASURE = ("max_tokens", "samples", "sample_tokens", *_LOADED)
+CROSS = "max_cross_share"  # the one gate of a recipe that needs the other behaviours: it is held by the persona
 _TEXTS = ("min_chars",)
 _LABELS = ("min_score", "max_negative_mentions", "min_chars", "max_per_concept")
 _ACTIVATIONS = ("layers", "reading", "max_tokens", "dtype", "device")
@@ -74,7 +77,7 @@ class _Analysis:
 
     def _base(self, base: Base) -> str:
         params = {
-            key: value
+            key: list(value) if isinstance(value, tuple) else value
             for key in ("kind", "wheel", "hub", "revision", "file", "sha256")
             if (value := getattr(base, key)) is not None
         }
@@ -124,17 +127,16 @@ class _Analysis:
             inputs["corpus"] = self._corpus(task)
         self.vectors[task.name] = vector = self._vector(task, tasks, inputs)
         needs = task.recipe.resources
-        params, origins = _take(task.recipe, _VERIFY)
-        if task.has_dialogues:
-            read = {"base": self.base, "corpus": inputs["corpus"]}
-            inputs["baseline"] = self.graph.add(
-                Action(f"{target}/baseline", target, "baseline", params, read, origins=origins, resources=needs)
-            )
-        params = params | {"alpha": task.alpha, "lambda": self.persona.link.lam, "gates": dict(task.recipe.gates)}
+        params, origins = _take(task.recipe, _MEASURE)
+        baseline = Action(f"{target}/baseline", target, "baseline", params, inputs, origins=origins, resources=needs)
+        read = {**inputs, "vector": vector, "baseline": self.graph.add(baseline)}
+        params = params | {"alpha": task.alpha, "lambda": self.persona.link.lam}
         if task.scale:
             params["scale"] = [dict(row) for row in task.scale]
-        inputs["vector"] = vector
-        self.graph.add(Action(f"{target}/verify", target, "verify", params, inputs, origins=origins, resources=needs))
+        measure = Action(f"{target}/measure", target, "measure", params, read, origins=origins, resources=needs)
+        gates = {name: bound for name, bound in task.recipe.gates.items() if name != CROSS}
+        held = {"measure": self.graph.add(measure)}
+        self.graph.add(Action(f"{target}/verify", target, "verify", {"gates": gates}, held))
         return vector
 
     def _corpus(self, task: Task) -> str:
@@ -261,16 +263,34 @@ class _Analysis:
         return products
 
     def _verified(self, checkpoint: str) -> str:
-        """The linked checkpoint measured on every behaviour."""
+        """The linked checkpoint measured on every behaviour, every vector on those of the others, and the gates."""
         linked = self.persona.linked()
-        inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral}
-        for task in linked:
-            if task.has_dialogues:
-                for step in ("corpus", "baseline"):
-                    inputs[f"{step}.{task.name}"] = f"{task.target}/{step}"
-        longest = max((task.recipe.fields["max_tokens"] for task in linked), default=192)
-        params = {"device": self.persona.neutral["device"], "max_tokens": longest}
+        told = {task.name: task for task in linked if task.has_dialogues}
+        longest = {name: task.recipe.fields["max_tokens"] for name, task in told.items()}
+        on = {
+            f"{step}.{name}": f"{task.target}/{step}" for name, task in told.items() for step in ("corpus", "baseline")
+        }
+        inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral, **on}
+        params = {"device": self.persona.neutral["device"], "max_tokens": max(longest.values(), default=192)}
+        measure = Action("persona/measure", "persona", "persona_measure", params, inputs)
+        inputs = {"measure": self.graph.add(measure), **{f"vector.{t.name}": f"{t.target}/measure" for t in linked}}
+        bounds = {task.name: task.recipe.gates[CROSS] for task in linked if CROSS in task.recipe.gates}
+        if len(linked) > 1 and told:
+            inputs["cross"] = self._cross(linked, longest, on)
+        params = {"gates": dict(self.persona.gates), "cross": bounds}
         return self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
+
+    def _cross(self, linked: tuple[Task, ...], longest: Mapping[str, int], on: Mapping[str, str]) -> str:
+        how = {task.name: {name: task.recipe.fields[name] for name in _LOADED} for task in linked}
+        params = {
+            "alphas": {task.name: task.alpha for task in linked},
+            "lambda": self.persona.link.lam,
+            "scale": {task.name: [dict(row) for row in task.scale] for task in linked if task.scale},
+            "how": how,
+            "max_tokens": dict(longest),
+        }
+        inputs = {"base": self.base, **{f"vector.{task.name}": self.vectors[task.name] for task in linked}, **on}
+        return self.graph.add(Action("persona/cross", "persona", "cross", params, inputs))
 
 
 def _source(node: Node) -> NodeSource:

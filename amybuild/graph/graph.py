@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
-from amybuild.personafile.schema import WRITTEN as WRITTEN
+from amybuild.value import field, replace, value
 
 
-@dataclass(frozen=True)
+@value
 class NodeSource:
     """A memory node (or a section of one) as an action reads it: canonical bytes under their digest, here or where they
     can be read when an action runs."""
@@ -25,7 +24,7 @@ class NodeSource:
         return self.text() if callable(self.text) else self.text
 
 
-@dataclass(frozen=True)
+@value
 class PathSource:
     """A file or folder that an action reads, with the digest it had at analysis; `name` is what it is called."""
 
@@ -34,7 +33,7 @@ class PathSource:
     name: str = "source"  # of a base or a vector; else one of WRITTEN
 
 
-@dataclass(frozen=True)
+@value
 class Action:
     """One step: a rule, its parameters and its inputs. `after` orders without being part of the key."""
 

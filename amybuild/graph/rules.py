@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from amybuild.value import field, value
 
 _MODEL = ("torch", "transformers", "tokenizers", "safetensors")
 _ONE_MODEL = {"model": 1}
 MODULES = {"scikit-learn": "sklearn"}  # libraries that are imported by another name than they are installed by
 
 
-@dataclass(frozen=True)
+@value
 class Rule:
     """A kind of action. There is one `model` at a time: who needs it holds the base and all cores."""
 
@@ -38,7 +39,9 @@ RULES: Mapping[str, Rule] = {
         Rule("adopt", "amybuild.actions.adopt:run", ("safetensors",)),
         Rule("combine", "amybuild.link.combine:run", ("numpy",)),
         Rule("baseline", "amybuild.actions.baseline:run", _MODEL, resources=_ONE_MODEL),
-        Rule("verify", "amybuild.actions.verify:run", _MODEL, resources=_ONE_MODEL),
+        Rule("measure", "amybuild.actions.measure:run", _MODEL, resources=_ONE_MODEL),
+        Rule("verify", "amybuild.actions.verify:run"),
+        Rule("cross", "amybuild.actions.cross:run", _MODEL, resources=_ONE_MODEL),
         Rule("texts", "amybuild.actions.texts:run"),
         Rule("labels", "amybuild.actions.labels:run"),
         Rule("activations", "amybuild.actions.activations:run", _MODEL, resources=_ONE_MODEL),
@@ -47,6 +50,7 @@ RULES: Mapping[str, Rule] = {
         Rule("drift", "amybuild.actions.drift:run", (*_MODEL, "numpy", "scikit-learn"), resources=_ONE_MODEL),
         Rule("link", "amybuild.link.run:run", ("numpy", "numba"), resources=_ONE_MODEL),
         Rule("adapter", "amybuild.link.merged:run", ("numpy", "numba"), resources=_ONE_MODEL),
-        Rule("persona_verify", "amybuild.actions.persona_verify:run", _MODEL, resources=_ONE_MODEL),
+        Rule("persona_measure", "amybuild.actions.persona_measure:run", _MODEL, resources=_ONE_MODEL),
+        Rule("persona_verify", "amybuild.actions.persona_verify:run"),
     )
 }

@@ -2,10 +2,11 @@
 
 What is found of a thousand entries stays in the first-level cache, and the interpreter is asked once per block.
 
-Shapes: n vectors, m entries. `terms` float64 [5, max(n, 4)]: per vector alpha, share, divisor, least and largest
-magnitude that stays, zero from the n-th on. `counts` float64 [3 n + 3, n]: the rows of `Counts`. `seen`: which counts
-are to be taken (`RAW` before the trim, `KEPT` after it). `how`: what is made of the entries that stay (`TOTAL` …).
-`room`: float32 [n + 1, PART], float64 [n + 3, PART] and int16 [2 n, PART] for the passes' own use.
+Shapes: n vectors, m entries. `terms` float64 [7, max(n, 4)]: per vector alpha, share, divisor, least and largest
+magnitude that stays, zero from the n-th on; then 0 and infinity. `counts` float64 [3 n + 3, n]: the rows of `Counts`.
+`seen`: which counts are to be taken (`RAW` before the trim, `KEPT` after it). `how`: what is made of the entries that
+stay (`TOTAL` …). `room`: float32 [max(n, 4) + 1, PART], float64 [n + 3, PART] and int16 [2 n, PART] for the passes' own
+use.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from amybuild.link.counting import agreeing, count, products, signs
-from amybuild.link.kernels import PART, add_bf16, disjoint, disjoint_of_four, subtract_bf16, total, trim
+from amybuild.link.kernels import PART, add_bf16, disjoint, disjoint_of_four, four_trimmed, subtract_bf16, total, trim
 from amybuild.link.machine import compiled
 
 TOTAL, MASS, COUNT, GIVEN = 0, 1, 2, 3  # the sum; of those with the sign elected by mass, by count; it is there already
@@ -23,15 +24,12 @@ RAW, KEPT = 1, 2
 
 
 @compiled()
-def join_part(
+def joined(
     deltas: Any, terms: Any, how: Any, seen: Any, counts: Any, way: Any, wide: Any, signed: Any, merged: Any
 ) -> None:
-    """One part: float32 [n, PART], zero from the m-th on -> float64 [m]."""
+    """One part of what stays: float32 [n, PART], zero from the m-th on -> float64 [m]."""
     n = deltas.shape[0]
-    gram, both, same = counts[:n], counts[n : 2 * n], counts[2 * n : 3 * n]
-    if seen & RAW:
-        products(deltas, gram, counts[3 * n])
-    trim(deltas, terms[3], terms[4])
+    both, same = counts[n : 2 * n], counts[2 * n : 3 * n]
     if seen & KEPT:
         signs(deltas, both, same, counts[3 * n + 1], signed)
     if how == TOTAL:
@@ -43,20 +41,64 @@ def join_part(
     agreeing(deltas, terms[0], merged, counts[3 * n + 2], way)
 
 
-@compiled("f4[:,:]", "f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8[:]")
-def join(
-    deltas: Any, terms: Any, how: Any, seen: Any, counts: Any, narrow: Any, wide: Any, signed: Any, merged: Any
-) -> None:
-    """Differences that are there: float32 [n, m] -> float64 [m]."""
-    n, m = deltas.shape
-    part = narrow[1:]
-    for start in range(0, m, PART):
-        size = min(PART, m - start)
+@compiled()
+def trimmed(deltas: Any, first: Any, size: Any, terms: Any, seen: Any, counts: Any, part: Any) -> None:
+    """The entries [first, first + size), trimmed, and zeros: float32 [n, …] -> [n, PART]."""
+    n = deltas.shape[0]
+    if seen & RAW:
         for i in range(n):
-            row = deltas[i, start : start + size]
+            row = deltas[i, first : first + size]
             for j in range(PART):
                 part[i, j] = row[j] if j < size else np.float32(0)
-        join_part(part, terms, how, seen, counts, narrow[0], wide, signed, merged[start : start + size])
+        products(part, counts[:n], counts[3 * n])
+        trim(part, terms[3], terms[4])
+        return
+    for i in range(n):
+        row, low, high = deltas[i, first : first + size], np.float32(terms[3, i]), np.float32(terms[4, i])
+        for j in range(size):
+            part[i, j] = row[j] if (abs(row[j]) >= low) & (abs(row[j]) <= high) else np.float32(0)
+        part[i, size:] = np.float32(0)
+
+
+@compiled("f4[:,:]", "i8", "f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8[:]")
+def join(
+    deltas: Any, first: Any, terms: Any, how: Any, seen: Any, counts: Any, narrow: Any, wide: Any, signed: Any, out: Any
+) -> None:
+    """The entries from `first` on of differences that are there: float32 [n, …] -> float64 [m]."""
+    part = narrow[1 : deltas.shape[0] + 1]
+    for start in range(0, out.size, PART):
+        size = min(PART, out.size - start)
+        trimmed(deltas, first + start, size, terms, seen, counts, part)
+        joined(part, terms, how, seen, counts, narrow[0], wide, signed, out[start : start + size])
+
+
+@compiled(
+    *("f4[:,:]", "i8", "u2[:]", "f8[:,:]", "i8", "i8", "f8[:,:]"),
+    *("f4[:,:]", "f8[:,:]", "i2[:,:]", "f8", "u2[:]"),
+)
+def join_onto_bf16(
+    deltas: Any,
+    first: Any,
+    base: Any,
+    terms: Any,
+    how: Any,
+    seen: Any,
+    counts: Any,
+    narrow: Any,
+    wide: Any,
+    signed: Any,
+    strength: Any,
+    out: Any,
+) -> None:
+    """base + strength * `join`: float32 [n, …], bfloat16 bits [m] -> bits [m]."""
+    n = deltas.shape[0]
+    part = narrow[1 : n + 1]
+    for start in range(0, out.size, PART):
+        stop = min(start + PART, out.size)
+        merged = wide[n + 2, : stop - start]
+        trimmed(deltas, first + start, stop - start, terms, seen, counts, part)
+        joined(part, terms, how, seen, counts, narrow[0], wide, signed, merged)
+        add_bf16(base[start:stop], merged, strength, out[start:stop])
 
 
 @compiled(
@@ -64,10 +106,10 @@ def join(
     *("f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8", "u2[:]"),
 )
 def join_bf16(
-    first: Any,
-    second: Any,
-    third: Any,
-    fourth: Any,
+    one: Any,
+    two: Any,
+    three: Any,
+    four: Any,
     base: Any,
     n: Any,
     terms: Any,
@@ -81,20 +123,20 @@ def join_bf16(
     out: Any,
 ) -> None:
     """base + strength * the join of up to four fine-tunes, the first n counting: bfloat16 bits [m] -> bits [m]."""
-    part = narrow[1 : n + 1]
+    every, part = narrow[1:5], narrow[1 : n + 1]
+    lows, highs = (terms[5], terms[6]) if seen & RAW else (terms[3], terms[4])
     for start in range(0, base.size, PART):
         stop = min(start + PART, base.size)
-        part[:, stop - start :] = np.float32(0)
         from_base = base[start:stop]
-        subtract_bf16(first[start:stop], from_base, part[0, : stop - start])
-        if n > 1:
-            subtract_bf16(second[start:stop], from_base, part[1, : stop - start])
-        if n > 2:
-            subtract_bf16(third[start:stop], from_base, part[2, : stop - start])
-        if n > 3:
-            subtract_bf16(fourth[start:stop], from_base, part[3, : stop - start])
+        every[:, stop - start :] = np.float32(0)
+        four_trimmed(
+            one[start:stop], two[start:stop], three[start:stop], four[start:stop], from_base, lows, highs, every
+        )
+        if seen & RAW:
+            products(part, counts[:n], counts[3 * n])
+            trim(part, terms[3], terms[4])
         merged = wide[n + 2, : stop - start]
-        join_part(part, terms, how, seen, counts, narrow[0], wide, signed, merged)
+        joined(part, terms, how, seen, counts, narrow[0], wide, signed, merged)
         add_bf16(from_base, merged, strength, out[start:stop])
 
 

@@ -35,7 +35,9 @@ class Memo:
         found = self._known.get(label, {}).get(entry)
         if not isinstance(found, list) or len(found) != length:
             return None
-        return found if all(isinstance(n, float | int) and not math.isnan(n) for n in found) else None
+        with contextlib.suppress(TypeError):  # what is no number has no sum, and one NaN makes it NaN
+            return None if math.isnan(sum(found)) else found
+        return None
 
     def put(self, label: str, entry: str, numbers: Sequence[float]) -> None:
         """Remember the numbers of an entry."""

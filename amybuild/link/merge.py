@@ -78,9 +78,11 @@ class Join:
         self._alphas = np.array([part.alpha for part in parts])
         self._shares = np.ones(len(parts))
         self._divisors = self._shares
-        self._terms = np.zeros((5, max(4, len(parts))))  # all that, and the cuts, as the fused passes take it
+        self._terms = np.zeros((7, max(4, len(parts))))  # all that, and the cuts, as the fused passes take it
+        self._terms[6] = np.inf
         self._least = 0.0  # SCE's threshold on the variance
         self._result: Delta | None = None  # of a matrix method
+        self._held: F32 | None = None  # [vectors, entries]: the differences, while they are in memory
         self._lock = threading.Lock()
         self._ready = False
 
@@ -94,6 +96,7 @@ class Join:
     def whole(self, strength: float) -> Delta:
         """What is added to the base, strength * merge, as a difference: factors where the method gives such."""
         self.prepare(Scratch())
+        self.finish(0, 0)  # all weights are asked for before the first is used
         if self._result is not None:
             return scaled(self._result, strength)
         low = all(isinstance(part.delta, LowRank) for part in self.parts)
@@ -103,6 +106,7 @@ class Join:
 
     def finish(self, start: int, stop: int) -> None:
         """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
+        self._held = None
         self._deltas = [part.delta for part in self.parts]
         weights = [self.weight, *(weight for delta in self._deltas for weight in mapped(delta))]
         for weight in {id(weight.stored): weight for weight in weights}.values():  # the base's is there many times
@@ -128,7 +132,7 @@ class Join:
         elif divide == "none":
             self._divisors = np.zeros(len(self.parts))
         least, largest = zip(*(cut or ALL for cut in self.cuts), strict=True)
-        self._terms[:, : len(self.parts)] = self._alphas, self._shares, self._divisors, least, largest
+        self._terms[:5, : len(self.parts)] = self._alphas, self._shares, self._divisors, least, largest
 
     def _hold(self, scratch: Scratch) -> None:
         # differences that are looked at several times are found once when all of them are small: such a weight is one
@@ -136,7 +140,7 @@ class Join:
         rows, columns = extent(self.weight.shape)
         missing = any(cut is None for cut in self.cuts) and not all(map(of_bits, self._deltas))
         if missing and self._recipe.density < 1 and len(self.parts) * rows * columns <= SPAN:
-            held = scratch.matrix("held", len(self.parts), rows * columns)
+            self._held = held = scratch.matrix("held", len(self.parts), rows * columns)
             for values, part in zip(held, self.parts, strict=True):
                 fill(part.delta, 0, rows, values)
             self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
@@ -160,30 +164,46 @@ class Join:
                 )
                 yield first + low, out
             return
-        for low, high in row_blocks((stop - start, self._columns)):
-            merged = self.block(start + low, start + high, scratch, counts)
-            out = scratch.vector(f"rounded {self.weight.code}", merged.size, self.weight.array.dtype)
-            add_rounded(self.weight, start + low, start + high, merged, strength, out)
-            yield first + low * self._columns, out
+        for low, high in row_blocks((stop - start, self._columns), _BLOCK if self._held is None else _PIECE):
+            rows = start + low, start + high
+            out = scratch.vector(f"rounded {self.weight.code}", (high - low) * self._columns, self.weight.array.dtype)
+            if self.weight.code == "BF16" and self._result is None:
+                kept, place, seen = self._thinned(*rows, scratch, counts)
+                base, room = self.weight.array[slice(*rows)].reshape(-1), scratch.room(len(self.parts))
+                fused.join_onto_bf16(
+                    kept, place, base, self._terms, self._how, seen, counts.table, *room, strength, out
+                )
+            else:
+                add_rounded(self.weight, *rows, self.block(*rows, scratch, counts), strength, out)
+            yield rows[0] * self._columns, out
 
     def block(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> F64:
         """The merge of rows [start, stop), float64 [entries], counted in `counts`; lambda is not yet in.
 
         The array is the scratch's, so the next block of the thread overwrites it.
         """
-        method = self._recipe.method
         merged = scratch.vector("merged", (stop - start) * self._columns)
-        seen = _unseen(counts)
-        kept = self._filled(start, stop, scratch)
+        kept, place, seen = self._thinned(start, stop, scratch, counts)
         if self._result is not None:
             merged[:] = self._result.rows(start, stop).reshape(-1)
-        elif method.thins not in ("", "trim", "band"):
+        fused.join(kept, place, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
+        return merged
+
+    def _thinned(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> tuple[F32, int, int]:
+        """What goes into the pass over rows [start, stop): differences, the place of the first, the counts to take.
+
+        All is done that the pass does not do itself: entries go but by a cut.
+        """
+        seen, first = _unseen(counts), start * self._columns
+        if self._held is not None:
+            return self._held, first, seen
+        kept = self._filled(start, stop, scratch)
+        if self._result is None and self._recipe.method.thins not in ("", "trim", "band"):
             if seen:
                 counts.add_raw(kept)
-            seen &= fused.KEPT
-            self._thin(kept, start * self._columns, scratch)
-        fused.join(kept, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
-        return merged
+            self._thin(kept, first, scratch)
+            return kept, 0, seen & fused.KEPT
+        return kept, 0, seen
 
     @property
     def _how(self) -> int:
@@ -318,7 +338,8 @@ class Scratch:
     def room(self, vectors: int) -> Room:
         """What the fused passes need beside their arguments."""
         if vectors not in self._rooms:
-            narrow, wide = np.empty((vectors + 1, kernels.PART), np.float32), np.empty((vectors + 3, kernels.PART))
+            narrow = np.empty((max(vectors, 4) + 1, kernels.PART), np.float32)
+            wide = np.empty((vectors + 3, kernels.PART))
             self._rooms[vectors] = narrow, wide, np.empty((2 * vectors, kernels.PART), np.int16)
         return self._rooms[vectors]
 

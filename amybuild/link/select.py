@@ -40,9 +40,13 @@ def kth_largest(deltas: Sequence[Delta], k: int) -> float:
         return float(np.partition(every, size - k)[size - k])
     stride = max(1, size // _SAMPLE) | 1  # odd: row lengths are even, so that the sample does not stay in a few columns
     seen = np.abs(np.concatenate([sample(delta, stride) for delta in deltas]))
-    found = _guess(deltas, k, size, seen)
+    share = k / size
+    slack = _SIGMAS * math.sqrt(max(share * (1 - share), 1 / seen.size) / seen.size) + 2 / seen.size
+    places = [_place(at, seen) for at in (share + slack, share, share - slack)]
+    low, cut, high = np.partition(seen, places)[places]
+    found = _guess(deltas, k, seen, cut)
     if found is None:
-        found = _bracket(deltas, k, size, seen)
+        found = _bracket(deltas, k, low, high)
     return _by_bits(deltas, k) if found is None else found
 
 
@@ -60,9 +64,7 @@ def _count(deltas: Sequence[Delta], low: np.float32, high: np.float32) -> tuple[
     return int(found[0]), int(found[1])
 
 
-def _guess(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | None:
-    place = _place(k / size, seen)
-    cut = np.partition(seen, place)[place]
+def _guess(deltas: Sequence[Delta], k: int, seen: F32, cut: np.float32) -> float | None:
     for _ in range(_GUESSES):
         if np.count_nonzero(seen == cut) < _OFTEN:
             return None  # values hardly repeat: no single one is likely to be the answer
@@ -81,11 +83,7 @@ def _place(share: float, seen: F32) -> int:
     return min(seen.size - 1, max(0, int((1 - share) * seen.size)))
 
 
-def _bracket(deltas: Sequence[Delta], k: int, size: int, seen: F32) -> float | None:
-    share = k / size
-    slack = _SIGMAS * math.sqrt(max(share * (1 - share), 1 / seen.size) / seen.size) + 2 / seen.size
-    places = [_place(share + slack, seen), _place(share - slack, seen)]
-    low, high = np.partition(seen, places)[places]
+def _bracket(deltas: Sequence[Delta], k: int, low: np.float32, high: np.float32) -> float | None:
     above, reach = _count(deltas, low, high)
     if not above < k <= reach:
         return None

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Container, Iterable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from amybuild.errors import ActionError
 from amybuild.link.tensors import Shard, Stored, Weight
 
-_CHUNK = 8 << 20
+_CHUNK = 1 << 20
 _NOT_COPIED = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -41,24 +42,26 @@ class Rewrite:
     def copy(self, changed: Container[str]) -> None:
         """Copy the header and every tensor that is not in `changed`."""
         end = self._shard.tensors[-1].stop if self._shard.tensors else self._shard.head
-        with self._shard.path.open("rb", buffering=0) as source:
+        with FileIO(self._shard.path) as source:
             copied = 0
             for stored in self._shard.tensors:
                 if stored.name in changed:
-                    self._copy(source.fileno(), copied, stored.start)
+                    self._copy(source, copied, stored.start)
                     copied = stored.stop
-            self._copy(source.fileno(), copied, end)
+            self._copy(source, copied, end)
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _copy(self, source: int, start: int, stop: int) -> None:
+    def _copy(self, source: FileIO, start: int, stop: int) -> None:
+        chunk = memoryview(bytearray(min(max(0, stop - start), _CHUNK)))
         while start < stop:
-            chunk = os.pread(source, min(stop - start, _CHUNK), start)
-            if not chunk:
+            source.seek(start)
+            count = source.readinto(chunk[: stop - start])
+            if not count:
                 raise ActionError("a weight file ends too early", where="base", remedy="import the base again")
-            start += os.pwrite(self._file.fileno(), chunk, start)
+            start += os.pwrite(self._file.fileno(), chunk[:count], start)
 
 
 def write_floats(

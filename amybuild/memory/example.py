@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from amybuild.digest import digest_value
 from amybuild.errors import InputError
+from amybuild.value import value
 
 Turn = tuple[int, str, str]  # line, role, text
 Place = Callable[[int], str]  # where a line is, for messages
 
 
-@dataclass(frozen=True)
+@value
 class Example:
     """One case of a behaviour: what was said before, the reply that is learned, and replies that are not.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from amybuild.memory.markdown import read_folder
 from amybuild.memory.node import Node, find_section, split_key
 from amybuild.memory.reading import Reading
 from amybuild.memory.shelf import Shelf
+from amybuild.value import value
 
 
-@dataclass(frozen=True)
+@value
 class MemoryGraph:
     """Nodes by key, in the order of their keys. `notes` are warnings of whoever read them."""
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from amybuild.digest import canonical, digest_bytes
 from amybuild.errors import InputError, did_you_mean
 from amybuild.memory.outline import Section, sections, slug
+from amybuild.value import field, replace, value
 
 MAX_BYTES = 16 << 20  # of one node: more is a mistake (or an attack), not a memory
 FIELDS = ("type", "weight", "created", "provenance", "version", "links", "examples")
 _LINK_FIELDS = ("target", "strength", "kind")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Link:
     """A directed link to another node's key (a section may follow). `strength` lies in 0.01..1.0."""
 
@@ -33,7 +33,7 @@ class Link:
             raise InputError("a link's kind is empty", remedy='leave it out for "link"')
 
 
-@dataclass(frozen=True)
+@value
 class Node:
     """One memory. `examples` is the raw text of its JSONL examples file.
 

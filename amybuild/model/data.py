@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,16 @@ class Pair:
     counter: bool
 
 
-def read_pairs(file: Path, tokenizer: Any, *, max_tokens: int = 512) -> list[Pair]:
-    """The lines that have a rejected reply, as pairs; all lines, without one, where none has (a chat)."""
+def read_pairs(
+    file: Path, tokenizer: Any, *, max_tokens: int = 512, form: Callable[..., Encoded] = encode
+) -> list[Pair]:
+    """The lines that have a rejected reply, as pairs; all lines, without one, where none has (a chat). `form` writes a
+    dialogue as ids: `encode`, or another function like it."""
     lines = read_lines(file)
     paired = [row for row in lines if row.get("rejected")]
 
     def encoded(row: Mapping[str, Any], reply: str) -> Encoded:
-        return encode(tokenizer, row["id"], row["messages"], row[reply], max_tokens=max_tokens)
+        return form(tokenizer, row["id"], row["messages"], row[reply], max_tokens=max_tokens)
 
     return [
         Pair(

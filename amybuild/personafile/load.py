@@ -11,6 +11,7 @@ from typing import Any
 from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.chat import read_chat
 from amybuild.personafile.check import Table
+from amybuild.personafile.gates import read_gates
 from amybuild.personafile.link import read_link, read_scale
 from amybuild.personafile.recipe import RecipeBook
 from amybuild.personafile.schema import (
@@ -110,9 +111,14 @@ def _one_base(name: str, table: Table) -> Base:
     kinds = [kind for kind in ("wheel", "hub", "path") if kind in table.data]
     if len(kinds) != 1:
         raise table.fail(f"needs exactly one of wheel, hub, path; has {', '.join(kinds) or 'none'}")
-    fields = {key: table.take(key, str) for key in ("wheel", "hub", "revision", "path", "file", "sha256")}
-    table.done()
     kind = kinds[0]
+    parts = kind == "wheel" and isinstance(table.data["wheel"], list)  # a file too large for one wheel
+    lists = ("wheel", "file") if parts else ()
+    fields: dict[str, Any] = {
+        key: table.strings(key) if key in lists else table.take(key, str)
+        for key in ("wheel", "hub", "revision", "path", "file", "sha256")
+    }
+    table.done()
     if kind == "hub" and not fields["revision"]:
         remedy = 'add revision = "<commit hash>", so that a build means the same tomorrow'
         raise table.fail("a hub base needs a pinned revision", "hub", remedy)
@@ -120,10 +126,14 @@ def _one_base(name: str, table: Table) -> Base:
         raise table.fail(
             "must be a commit, 40 hex digits", "revision", "a branch or tag can mean another model tomorrow"
         )
-    if kind == "wheel" and "==" not in fields["wheel"]:
+    wheels = fields["wheel"] if parts else (fields["wheel"],)
+    if kind == "wheel" and not all("==" in wheel for wheel in wheels):
         raise table.fail("a wheel base needs an exact version", "wheel", 'write it as "name==1.2.3"')
     if kind == "wheel" and not fields["file"]:
         raise table.fail("'file' is missing", remedy="name the model file inside the wheel")
+    if parts and len(fields["file"]) != len(wheels):
+        what = f"{len(wheels)} wheels and {len(fields['file'])} files"
+        raise table.fail(what, "file", "name the part of the model file that each wheel brings, in their order")
     if fields["sha256"] and not re.fullmatch(r"[0-9a-f]{64}", fields["sha256"]):
         raise table.fail("must be 64 hex digits", "sha256")
     return Base(name=name, kind=kind, where=table.at(), **fields)
@@ -297,8 +307,9 @@ def _load(file: Path, variant: Variant) -> Persona:
     shared = top.child("cache")
     cache = Cache(shared.at("remote"), shared.take("remote", str), shared.take("readonly", bool, False))
     shared.done()
+    gates = read_gates(top, "persona")
     top.done()
     texts = {"Personafile.toml": text, **book.texts}
     return Persona(
-        name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, server, texts
+        name, file.resolve(), root, base, source, replies, tasks, steers, readout, link, cache, server, gates, texts
     )

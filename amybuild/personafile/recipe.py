@@ -9,6 +9,7 @@ from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
 from amybuild.personafile.check import Table
+from amybuild.personafile.gates import GATES, defaults, read_gates
 from amybuild.personafile.resources import read_resources
 from amybuild.personafile.schema import Recipe
 
@@ -87,6 +88,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "watch_every": Field(int, 0, **at_least(0)),
         "max_drift": Field(float, 0.02, **above(0)),
         "max_tokens": Field(int, 192, **at_least(16)),
+        "samples": Field(int, 8, **at_least(0)),
+        "sample_tokens": Field(int, 32, **at_least(1)),
         "dtype": Field(str, "float32", **_DTYPE),
         "device": Field(str, "auto", **_DEVICE),
         "shards": Field(int, 1, **at_least(1)),
@@ -106,11 +109,6 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "estimator": Field(str, "auto", **one_of("auto", *_ESTIMATORS)),
         "false_positive_rate": Field(float, 0.05, **_SHARE),
     },
-}
-
-GATES: Mapping[str, Mapping[str, float]] = {
-    "task": {"min_margin_gain": 0.0, "max_neutral_kl": 1.0},
-    "steer": {},
 }
 
 
@@ -137,14 +135,6 @@ def _read(table: Table, kind: str) -> dict[str, Any]:
     return found
 
 
-def _read_gates(table: Table, kind: str) -> dict[str, float]:
-    gates = table.child("gates")
-    found = {name: gates.take(name, float) for name in GATES[kind] if name in gates.data}
-    gates.taken.update(GATES[kind])
-    gates.done()
-    return found
-
-
 def _check_shards(fields: Mapping[str, Any], target: Table, name: str) -> None:
     """Refuse what a base in parts cannot do, before anything runs."""
     if fields.get("shards", 1) == 1:
@@ -166,12 +156,12 @@ class RecipeBook:
         self.folder = folder
         self._load = load
         self.texts: dict[str, str] = {}  # of those that were read, by "recipes/NAME.toml"
-        self._read: dict[str, tuple[str, dict[str, Any], dict[str, float], dict[str, int]]] = {}
+        self._read: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, int]]] = {}
 
     def _names(self) -> list[str]:
         return sorted(p.stem for p in self.folder.glob("*.toml")) if self.folder.is_dir() else []
 
-    def _get(self, name: str, where: str) -> tuple[str, dict[str, Any], dict[str, float], dict[str, int]]:
+    def _get(self, name: str, where: str) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, int]]:
         if name in self._read:
             return self._read[name]
         path = self.folder / f"{name}.toml"
@@ -184,7 +174,7 @@ class RecipeBook:
         kind = table.one_of("kind", FIELDS, "")
         table.taken.update(FIELDS[kind])
         table.take("description", str)
-        entry = (kind, _read(table, kind), _read_gates(table, kind), read_resources(table))
+        entry = (kind, _read(table, kind), read_gates(table, kind), read_resources(table))
         table.done()
         self._read[name] = entry
         return entry
@@ -196,16 +186,16 @@ class RecipeBook:
             raise target.fail(f"recipe '{name}' is for {found} targets, not {kind}", "recipe")
         own = _read(target, kind)
         target.taken.update(FIELDS[kind])
-        own_gates = _read_gates(target, kind)
-        defaults = {key: spec.default for key, spec in FIELDS[kind].items()}
-        origins = {key: "param" if key in own else "recipe" for key in defaults}
+        own_gates = read_gates(target, kind)
+        plain = {key: spec.default for key, spec in FIELDS[kind].items()}
+        origins = {key: "param" if key in own else "recipe" for key in plain}
         origins |= {f"gates.{key}": "param" if key in own_gates else "recipe" for key in GATES[kind]}
-        whole = {**defaults, **fields, **own}
+        whole = {**plain, **fields, **own}
         _check_shards(whole, target, name)
         return Recipe(
             name,
             whole,
-            {**GATES[kind], **gates, **own_gates},
+            {**defaults(kind), **gates, **own_gates},
             origins,
             {**resources, **read_resources(target)},
         )

@@ -15,16 +15,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\Z")  # of a persona, a base, a tar
 
 @dataclass(frozen=True)
 class Base:
-    """A base model: exactly one of `wheel`, `hub`, `path`."""
+    """A base model: exactly one of `wheel`, `hub`, `path`; several wheels where each brings a part of one `file`."""
 
     name: str
     kind: str  # "wheel" | "hub" | "path"
     where: str
-    wheel: str | None = None
+    wheel: str | tuple[str, ...] | None = None
     hub: str | None = None
     revision: str | None = None
     path: str | None = None
-    file: str | None = None
+    file: str | tuple[str, ...] | None = None
     sha256: str | None = None
 
 
@@ -34,7 +34,7 @@ class Recipe:
 
     name: str
     fields: Mapping[str, Any]
-    gates: Mapping[str, float]
+    gates: Mapping[str, Any]  # bounds; `monotone` is true or false
     origins: Mapping[str, str]  # field -> "recipe" | "param"
     resources: Mapping[str, int] = field(default_factory=dict)  # gpu: how many, memory: bytes; no part of any key
 
@@ -210,6 +210,7 @@ class Persona:
     link: Link
     cache: Cache
     server: Server = Server()
+    gates: Mapping[str, float] = field(default_factory=dict)  # of the linked persona
     texts: Mapping[str, str] = field(default_factory=dict)  # what was read: "Personafile.toml", "recipes/NAME.toml"
 
     def outside(self) -> list[str]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from amybuild.graph.graph import WRITTEN
+from amybuild.graph.analyze import WRITTEN
 from amybuild.plan.key import Component
 
 _ORDER = ("node", "recipe", "param", "base", "input", "code", "environment", "output")
@@ -73,7 +73,8 @@ def gather(found: Mapping[str, Iterable[Change]], needs: Mapping[str, Mapping[st
     for action, changes in found.items():
         linked = {c.name.removeprefix("alphas.") for c in changes if c.name.startswith("alphas.")}
         for change in changes:
-            if change.kind == "input" and change.verb != "edited" and change.name.removeprefix("vector.") in linked:
+            table, _, key = change.name.partition(".")
+            if change.kind in ("input", "param") and change.verb != "edited" and table != "alphas" and key in linked:
                 continue  # its alpha came or went with it, and says so
             touched.setdefault(_told(action, change, (needs or {}).get(action, {})), []).append(action)
     groups: dict[tuple[str, str, tuple[str, ...]], list[Change]] = {}

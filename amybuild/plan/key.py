@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.graph.graph import Action
+from amybuild.value import value
 
 
-@dataclass(frozen=True)
+@value
 class Component:
     """One thing an action's result depends on. `value` is a digest or a canonical JSON value."""
 
@@ -21,7 +21,7 @@ class Component:
     value: str
 
 
-@dataclass(frozen=True)
+@value
 class Manifest:
     """The key of an action and the sorted components that make it (found when they are asked for)."""
 
@@ -50,9 +50,9 @@ def walk(
 ) -> tuple[Component, ...]:
     """All components of `action` that are known: inputs that are not in `outputs` yet are left out."""
     found = [Component("node", node.key, node.digest) for node in action.nodes]
-    for name, value in action.params.items():
+    for name, given in action.params.items():
         # a table of coefficients or gates is explained entry by entry
-        entries = value.items() if isinstance(value, dict) and value else [(None, value)]
+        entries = given.items() if isinstance(given, dict) and given else [(None, given)]
         for inner, one in entries:
             full = name if inner is None else f"{name}.{inner}"
             found.append(Component(action.origins.get(name, "param"), full, _plain(one)))

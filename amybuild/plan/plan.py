@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property, partial
 from typing import Protocol
@@ -11,6 +10,7 @@ from typing import Protocol
 from amybuild.digest import digest_value
 from amybuild.graph.graph import Action as Action  # plans are made of them: later stages name it from here
 from amybuild.plan.key import Component, Manifest, manifest, signature, walk
+from amybuild.value import field, value
 
 
 class State(Enum):
@@ -39,7 +39,7 @@ class KnownResult(Cached, Protocol):
     def components(self) -> tuple[Component, ...]: ...
 
 
-@dataclass(frozen=True)
+@value
 class Decision:
     """One action's state with the manifest it rests on (None while UNKNOWN: then `known` is all there is of it)."""
 
@@ -56,7 +56,7 @@ class Decision:
         return self.known if self.manifest is None else self.manifest.components
 
 
-@dataclass(frozen=True)
+@value
 class Identity:
     """The code and the libraries behind each rule, and the keys that were found with them (`keys` grows)."""
 
@@ -108,7 +108,7 @@ def decide(
     return Decision(action, State.HIT, manifest=whole, output=known.output, place=place)
 
 
-@dataclass
+@value(frozen=False)
 class Plan:
     """Decisions for a whole selection, as far as they can be made without running anything."""
 

@@ -74,7 +74,7 @@ def aucs(scores: Rows, marks: Marks) -> Rows:
     )
 
 
-def resampled(good: Rows, bad: Rows, seed: int, draws: int = 1000) -> Rows:
+def resampled(good: Rows, bad: Rows, seed: int, draws: int = 2000) -> Rows:
     """AUCs [draws, k] of k scores of the same texts, `good` [n, k] and `bad` [m, k]: a draw draws texts again within
     their side, the same ones for every score, so that the AUCs of one draw can be compared. No draws from nothing."""
     rng = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ def sweep_table(result: Mapping[str, Any]) -> str:
     ]
     rule = f"largest {'smallest' if result['rank_by'] == 'min' else 'mean'} gain"
     if result["max_neutral_kl"] is not None:
-        rule += f", neutral KL at most {result['max_neutral_kl']:g} (the recipes' gate)"
+        rule += f", neutral KL at most {result['max_neutral_kl']:g} (a gate)"
     if result["best"] is None:
         notes.append(f"no best setting ({rule})")
     else:

@@ -44,17 +44,20 @@ def table(rows: Iterable[Iterable[str]], header: Iterable[str]) -> str:
 
 
 def behaviours(verification: Mapping[str, Any]) -> str:
-    """The table behaviour / base / alone / in the persona, in nats per token, and the neutral KL."""
+    """The table behaviour / base / alone / in the persona, in nats per token, what each keeps of its solo gain there,
+    and the neutral KL."""
     rows = []
     for name, row in verification.get("behaviours", {}).items():
         numbers = (row.get(key) for key in ("base", "alone", "persona", "gain"))
         unpaired = " (log p)" if row.get("measure") == "log p" else ""
-        rows.append([name + unpaired, *("-" if n is None else f"{n:+.3f}" for n in numbers)])
+        kept = row.get("kept")
+        cells = ["-" if n is None else f"{n:+.3f}" for n in numbers]
+        rows.append([name + unpaired, *cells, "-" if kept is None else f"{kept:.0%}"])
     if not rows:
         return ""
-    text = table(rows, ["behaviour", "base", "alone", "in the persona", "gain"])
+    text = table(rows, ["behaviour", "base", "alone", "in the persona", "gain", "kept"])
     kl = verification.get("neutral_kl")
-    note = "held-out margin log p(wanted) - log p(unwanted), nats per token"
+    note = "held-out margin log p(wanted) - log p(unwanted), nats per token; kept: of what a vector gains alone"
     return f"{text}\n{note}" + (f"; neutral KL to the base {kl:.4f}" if kl is not None else "")
 
 

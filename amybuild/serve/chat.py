@@ -88,8 +88,12 @@ def reply(
     """
     import torch
 
+    if loaded.tokenizer.chat_template is None:
+        remedy = "chat with a base that was made for it (an -Instruct one)"
+        raise InputError("this model has no chat template", where="tokenizer", remedy=remedy)
     text = loaded.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
     inputs = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=False).to(loaded.device)
+    _check_room(loaded, inputs["input_ids"].shape[1], most)
     reading = read(loaded.model, readout) if readout else nullcontext()
     ids: list[int] = []
     done = ""
@@ -123,6 +127,17 @@ def reply(
         loaded.model.generate(**inputs, max_new_tokens=most, streamer=Streamer(), pad_token_id=_pad(loaded), **sampled)
         rows = passes.generated()[0, : len(ids)] if passes else None
     return Reply(tuple(pieces), rows)
+
+
+def _check_room(loaded: Loaded, said: int, most: int) -> None:
+    """`InputError` when a conversation of so many tokens, with a reply of `most`, is more than the model reads."""
+    room = getattr(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    if isinstance(room, int) and said + most > room:
+        raise InputError(
+            f"{said} tokens, and {most} to come, are more than the model's {room} positions",
+            where="conversation",
+            remedy="begin a new one, say less at once, or give --max-tokens",
+        )
 
 
 def standardised(readout: ReadoutFile, rows: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ VECTORS, MANIFEST = "readout.safetensors", "readout.json"
 DTYPES = ("float32", "bfloat16", "float16", "float64", "fp32", "bf16", "fp16")
 _MOST_JSON = 64 << 20
 _MOST_CONCEPTS, _MOST_LAYERS, _MOST_HIDDEN = 100_000, 4096, 1 << 20
+_MOST_GAP = 1e6  # a residual stream is some tens of thousands long at most
 _KEY = re.compile(r"layer_(0|[1-9][0-9]{0,5})\.([a-z_]+)\Z")
 _REMEDY = "build the readout again, or copy both files of one build"
 
@@ -65,7 +67,7 @@ def read_pair(vectors: Path, manifest: Path) -> ReadoutFile:
     if depth is not None and max(layers) >= depth:
         raise _wrong(f"block {max(layers)} of a model of {depth} blocks (counted from 0)", f"{where} layers")
     _convention(about, where)
-    found = _tensors(vectors, concepts, layers, hidden)
+    found = _tensors(vectors, concepts, layers, hidden, about.get("vectors_sha256"))
     return ReadoutFile(where, concepts, layers, hidden, depth, found.pop("vectors"), found, about)
 
 
@@ -101,6 +103,8 @@ def _wrong(what: str, where: str) -> InputError:
 
 def _manifest(path: Path, remedy: str = _REMEDY) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():
+            raise InputError("is no file", where=str(path), remedy=remedy)
         if path.stat().st_size > _MOST_JSON:
             raise InputError("is too large to be a manifest", where=str(path), remedy=remedy)
         data = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -168,14 +172,22 @@ def _convention(about: Mapping[str, Any], where: str) -> None:
 
 
 def _tensors(
-    path: Path, concepts: tuple[str, ...], layers: tuple[int, ...], hidden: int
+    path: Path, concepts: tuple[str, ...], layers: tuple[int, ...], hidden: int, digest: Any
 ) -> dict[str, dict[int, Array]]:
-    """kind -> layer -> tensor, each with the shape that the manifest promises, all finite."""
+    """kind -> layer -> tensor, each with the shape that the manifest promises, all finite.
+
+    `digest`: the SHA-256 of the file where the manifest tells it, else None. Rows of another build would fit just as
+    well, and each would be taken for another concept's.
+    """
     where = str(path)
+    if path.exists() and not path.is_file():
+        raise _wrong("is no file", where)
     try:
         shard = read_shard(path, where, _REMEDY)
-    except ActionError as error:
-        raise InputError(error.what, where=where, remedy=_REMEDY) from None
+    except (ActionError, RecursionError):
+        raise _wrong("is not a readable safetensors file", where) from None
+    if digest is not None and hashlib.sha256(shard.map).hexdigest() != digest:
+        raise _wrong("these are not the vectors of this manifest", where)
     matrix, row = (len(concepts), hidden), (len(concepts),)
     shapes = {"vectors": matrix, "steer": matrix, "bias": row, "mean": row, "std": row, "gap": row, "threshold": row}
     found: dict[str, dict[int, Array]] = {"vectors": {}}
@@ -198,6 +210,8 @@ def _tensors(
             raise _wrong(f"'layer_{layer}.vectors' has a row of zeros", where)
     if any((std <= 0).any() for std in found.get("std", {}).values()):
         raise _wrong("a '.std' is not above zero", where)
+    if any(((gap <= 0) | (gap > _MOST_GAP)).any() for gap in found.get("gap", {}).values()):
+        raise _wrong("a '.gap' is no distance", where)
     return found
 
 

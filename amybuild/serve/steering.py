@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from amybuild.errors import InputError, did_you_mean
 from amybuild.serve.files import Array, ReadoutFile, read_readout
 
 FOLDER = "steering"
+MOST = 1000.0  # class gaps; far less drowns whatever else a model has in mind
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Direction:
 
     def at(self, strength: float) -> Direction:
         """The direction with `strength` as its unit; negative strengths point away from the concept."""
-        if not math.isfinite(strength):
-            raise InputError(f"a strength is a finite number, not {strength}", where=self.name)
+        if not abs(strength) <= MOST:
+            told = f"a strength is a finite number of class gaps, at most {MOST:g} either way, not {strength!r:.40}"
+            raise InputError(told, where=self.name)
         return replace(self, steps={layer: np.float32(strength) * step for layer, step in self.steps.items()})
 
 

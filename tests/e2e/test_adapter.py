@@ -30,7 +30,9 @@ def with_adapter(space: Space) -> torch.Tensor:
 
 def test_the_exact_adapter_speaks_as_the_checkpoint_does(built: Space) -> None:
     built.edit("Personafile.toml", 'method = "ties"\ndensity = 0.5', 'method = "linear"\nadapter_rank = 4')
-    assert built.build().ran == {"checkpoint/link", "checkpoint/adapter", "persona/verify", "persona/drift"}
+    assert built.build().ran == {
+        *("checkpoint/link", "checkpoint/adapter", "persona/measure", "persona/verify", "persona/drift")
+    }
     assert told(built)["residual"] == pytest.approx(0, abs=1e-6)
     assert told(built)["left_out_share"] == 0
     linked = logits(AutoModelForCausalLM.from_pretrained(built.product, dtype=torch.float32))

@@ -69,11 +69,8 @@ def test_a_flip_that_only_the_action_meets_is_made_again_too(built: Space, monke
     built.edit("Personafile.toml", "alpha = 1.0", "alpha = 0.9")
     result = built.build()
     assert result.ran == {
-        "task.listen/train",
-        "task.listen/verify",
-        "checkpoint/link",
-        "persona/verify",
-        "persona/drift",
+        *("task.listen/train", "task.listen/measure", "task.listen/verify", "checkpoint/link"),
+        *("persona/cross", "persona/measure", "persona/verify", "persona/drift"),
     }
     assert not [event for event in result.events if event["event"] == "failed"]
     assert built.build().ran == set()
@@ -134,7 +131,7 @@ def test_gc_keeps_what_the_last_builds_and_pins_need(built: Space) -> None:
         dry[name] for name in ("files", "freed", "records")
     ]
     assert {row["action"] for row in run["records"]} == {
-        *("checkpoint/link", "persona/verify", "persona/drift", "persona/product")
+        *("checkpoint/link", "persona/measure", "persona/verify", "persona/drift", "persona/product")
     }
     assert run["freed"] > 0
     assert built.build().ran == set()
@@ -144,7 +141,9 @@ def test_gc_keeps_what_the_last_builds_and_pins_need(built: Space) -> None:
     assert built.build().ran == set()
     assert built.build().summary["build"] == first
     built.edit("Personafile.toml", "density = 0.5", "density = 0.4")
-    assert built.build().ran == {"checkpoint/link", "persona/verify", "persona/drift"}, "that one was collected"
+    assert built.build().ran == {*("checkpoint/link", "persona/measure", "persona/verify", "persona/drift")}, (
+        "that one was collected"
+    )
 
 
 def test_gc_says_it_in_words(built: Space) -> None:
@@ -184,5 +183,5 @@ def test_a_collection_between_plan_and_build_is_no_error(built: Space, monkeypat
         return real(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "build", build)
-    assert len(built.build().ran) == 22
+    assert len(built.build().ran) == 26
     assert built.build().ran == set()

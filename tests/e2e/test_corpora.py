@@ -50,7 +50,7 @@ def with_chat(space: Space) -> None:
 def test_a_chat_becomes_a_behaviour_and_its_words_are_told_to_nobody(space: Space) -> None:
     with_chat(space)
     first = space.build()
-    assert {f"task.friend/{step}" for step in ("corpus", "train", "baseline", "verify")} <= first.ran
+    assert {f"task.friend/{step}" for step in ("corpus", "train", "baseline", "measure", "verify")} <= first.ran
     info = json.loads((space.product / "persona.json").read_text())
     friend = next(one for one in info["targets"] if one["name"] == "friend")
     card = friend["corpus"]

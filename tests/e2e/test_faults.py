@@ -113,7 +113,7 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_costs_nothing_cached(
     assert failed["error"] == "the disk is full"
     assert "nothing cached was lost" in failed["remedy"]
     assert {p.name for p in (built.root / "cache" / "v1" / "actions").rglob("*.json")} == before
-    assert built.build().ran == {"checkpoint/link", "persona/verify", "persona/drift"}
+    assert built.build().ran == {*("checkpoint/link", "persona/measure", "persona/verify", "persona/drift")}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a small file system")
@@ -157,7 +157,7 @@ def test_two_builds_at_once_run_each_action_once(space: Space) -> None:
 
         summary = json.loads(out.strip().splitlines()[-1])
         ran += summary["ran"]
-    assert len(ran) == len(set(ran)) == 22
+    assert len(ran) == len(set(ran)) == 26
 
 
 def test_an_unwritable_cache_says_so(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,10 @@ def test_log_show_and_diff(built: Space) -> None:
         assert word in shown
     assert built.run("show", "@~2").out == shown
     data = json.loads(built.run("diff", first, second, "--json").out)
-    assert set(data["actions"]) == {"task.listen/verify", "checkpoint/link", "persona/verify", "persona/drift"}
+    assert set(data["actions"]) == {
+        *("task.listen/measure", "task.listen/verify", "checkpoint/link"),
+        *("persona/cross", "persona/measure", "persona/verify", "persona/drift"),
+    }
     assert "the same build" in built.run("diff", first, first).out
     text = built.run("diff", first[:8], "@").out
     for line in ("    +Assistant: What is it about your boat that weighs on you?", "task.listen alpha 1.0 -> 0.7"):

@@ -6,13 +6,14 @@ import json
 
 from tests.harness import Space
 
-ALL_OF_LISTEN = {f"task.listen/{step}" for step in ("corpus", "train", "baseline", "verify")}
-JOIN = {"checkpoint/link", "persona/verify", "persona/drift"}
+ALL_OF_LISTEN = {f"task.listen/{step}" for step in ("corpus", "train", "baseline", "measure", "verify")}
+LINKED = {"checkpoint/link", "persona/measure", "persona/verify", "persona/drift"}
+JOIN = LINKED | {"persona/cross"}
 
 
 def test_the_first_build_runs_everything_and_the_second_nothing(space: Space) -> None:
     first = space.build()
-    assert len(first.ran) == 22  # steer.joy/texts is readout/texts
+    assert len(first.ran) == 26  # steer.joy/texts is readout/texts
     assert (space.product / "model.safetensors").is_file()
     second = space.build()
     assert second.ran == set()
@@ -60,12 +61,12 @@ def test_prose_beside_a_section_is_not_read_at_all(built: Space) -> None:
 def test_a_new_alpha_links_again_and_trains_nothing(built: Space) -> None:
     built.edit("Personafile.toml", "alpha = 1.0", "alpha = 0.7")
     # the vector alone is measured at the alpha it is linked with, so its own verification is new too
-    assert built.build().ran == {"task.listen/verify"} | JOIN
+    assert built.build().ran == {"task.listen/measure", "task.listen/verify"} | JOIN
 
 
 def test_a_new_density_links_again_only(built: Space) -> None:
     built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
-    assert built.build().ran == JOIN
+    assert built.build().ran == LINKED
 
 
 def test_a_journal_edit_touches_readouts_only(built: Space) -> None:
@@ -82,7 +83,7 @@ def test_readouts_found_on_the_persona_follow_it_and_those_on_the_base_do_not(bu
     ran = built.build().ran
     assert ran == {"persona/drift"} | {f"readout/{a}" for a in ("activations", "vectors", "quality")}
     built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
-    assert built.build().ran == JOIN | {f"readout/{a}" for a in ("activations", "vectors", "quality")}
+    assert built.build().ran == LINKED | {f"readout/{a}" for a in ("activations", "vectors", "quality")}
     info = json.loads((built.product / "persona.json").read_text())
     assert set(info["readout"]["quality"]) == {"joy", "worry"}
     assert "drift" in info["readout"]["quality"]["joy"]
@@ -99,7 +100,10 @@ def test_a_changed_tag_costs_no_forward_pass(built: Space) -> None:
 
 def test_a_recipe_change_retrains_its_tasks(built: Space) -> None:
     built.edit("recipes/quick.toml", "steps = 3", "steps = 4")
-    assert built.build().ran == {f"task.{t}/{a}" for t in ("listen", "close") for a in ("train", "verify")} | JOIN
+    assert (
+        built.build().ran
+        == {f"task.{t}/{a}" for t in ("listen", "close") for a in ("train", "measure", "verify")} | JOIN
+    )
 
 
 def test_a_comment_in_a_recipe_changes_nothing(built: Space) -> None:
@@ -107,11 +111,19 @@ def test_a_comment_in_a_recipe_changes_nothing(built: Space) -> None:
     assert built.build().ran == set()
 
 
-def test_a_tighter_gate_measures_again_without_training(built: Space) -> None:
+def test_another_gate_measures_nothing_again(built: Space) -> None:
     built.edit("recipes/quick.toml", "max_neutral_kl = 50.0", "max_neutral_kl = 49.0")
-    ran = built.build().ran
-    assert {a for a in ran if a.endswith("/train")} == set()
-    assert {"task.listen/verify", "task.close/verify"} <= ran
+    assert built.build().ran == {"task.listen/verify", "task.close/verify"}
+    built.edit("recipes/quick.toml", "max_neutral_kl = 49.0", "max_neutral_kl = 49.0\nmax_cross_share = 1e9")
+    assert built.build().ran == {"persona/verify"}
+    built.edit("Personafile.toml", "[link]", "[gates]\nmax_neutral_kl = 40.0\n\n[link]")
+    assert built.build().ran == {"persona/verify"}
+    built.edit("Personafile.toml", "max_neutral_kl = 40.0", "max_neutral_kl = 0.0")
+    failed = built.run()
+    assert failed.code == 1
+    assert "max_neutral_kl = 0" in failed.err
+    built.edit("Personafile.toml", "max_neutral_kl = 0.0", "max_neutral_kl = 40.0")
+    assert built.build().ran == set()
 
 
 def test_force_runs_a_cached_target_and_gets_the_same_bytes(built: Space) -> None:
@@ -122,7 +134,7 @@ def test_force_runs_a_cached_target_and_gets_the_same_bytes(built: Space) -> Non
 
 
 def test_check_reruns_everything_and_finds_no_difference(built: Space) -> None:
-    assert len(built.build("--check").ran) == 22, "23 actions, and two of them are one: the same key"
+    assert len(built.build("--check").ran) == 26, "27 actions, and two of them are one: the same key"
 
 
 def test_one_target_builds_what_it_needs_and_no_more(space: Space) -> None:
@@ -139,7 +151,7 @@ def test_variants_have_their_own_hash_and_the_declared_one_comes_back(built: Spa
         assert variant.summary["build"] != declared
     info = json.loads((built.product / "persona.json").read_text())
     assert [t["name"] for t in info["targets"]] == ["listen"]
-    assert built.build("--set", "task.listen.alpha=0.25").ran == {"task.listen/verify"} | JOIN
+    assert built.build("--set", "task.listen.alpha=0.25").ran == {"task.listen/measure", "task.listen/verify"} | JOIN
     assert built.build().ran == set()
     assert json.loads((built.product / "persona.json").read_text())["build"] == declared
 
@@ -148,7 +160,7 @@ def test_an_analogy_is_a_target_like_any_other(built: Space) -> None:
     extra = '[task.mixed]\nanalogy = { a = "close", b = "listen", c = "close" }\nalpha = 0.3\nrecipe = "quick"\n'
     extra += "\n[steer.joy]"
     built.edit("Personafile.toml", "[steer.joy]", extra)
-    assert built.build().ran == {"task.mixed/combine", "task.mixed/verify"} | JOIN
+    assert built.build().ran == {f"task.mixed/{step}" for step in ("combine", "baseline", "measure", "verify")} | JOIN
 
 
 def test_the_product_says_what_it_is_made_of(built: Space) -> None:

@@ -114,7 +114,7 @@ def test_a_healthy_project_is_all_well(built: Space) -> None:
     before = sorted(built.files("dist")), sorted(built.files("memory"))
     found = findings(built)
     assert {worst(rows) for name, rows in found.items() if name not in ("memory", "disk", "gpu")} == {"ok"}
-    assert found["project"][0]["what"] == "tess: 2 tasks, 23 actions, 14 nodes read"
+    assert found["project"][0]["what"] == "tess: 2 tasks, 27 actions, 14 nodes read"
     assert found["build"][0]["what"] == "everything is in the cache"
     assert (sorted(built.files("dist")), sorted(built.files("memory"))) == before
     text = built.run("doctor")
@@ -163,7 +163,7 @@ def _raise(error: type[Exception]) -> Callable[..., NoReturn]:
 
 def test_what_has_to_run_is_told_with_its_time(built: Space) -> None:
     built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
-    assert findings(built)["build"][0]["what"].startswith("3 of 23 actions have to run, ")
+    assert findings(built)["build"][0]["what"].startswith("4 of 27 actions have to run, ")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_what_has_to_run_is_told_with_its_time(built: Space) -> None:
         ("link", "memory graph", "warn", "nowhere-at-all"),
         ("tmp", "cache", "warn", "1 temporary folders"),
         ("gpu", "resources", "fail", "task.listen/train needs 64 GPUs"),
-        ("memory", "resources", "fail", "task.close/verify needs 9216.0 GiB of memory"),
+        ("memory", "resources", "fail", "task.close/measure needs 9216.0 GiB of memory"),
     ],
 )
 def test_what_is_wrong_is_found(built: Space, damage: str, name: str, level: str, words: str) -> None:

@@ -60,7 +60,7 @@ def test_two_projects_share_through_a_folder(built: Space, tmp_path: Path) -> No
     share(built, shared)
     shutil.rmtree(built.root / "cache")
     first, _ = finished(built.spawn("--json"))
-    assert len(first["ran"]) == 22
+    assert len(first["ran"]) == 26
     other = clone(built, tmp_path / "other")
     second, told = finished(other.spawn("--json"))
     assert second["ran"] == []
@@ -117,7 +117,7 @@ def test_a_read_only_shared_store_is_not_written(built: Space, tmp_path: Path) -
     other.edit("Personafile.toml", "density = 0.5", "density = 0.25")
     before = sorted(shared.rglob("*"))
     summary, _ = here(other)
-    assert set(summary["ran"]) == {"checkpoint/link", "persona/verify", "persona/drift"}
+    assert set(summary["ran"]) == {*("checkpoint/link", "persona/measure", "persona/verify", "persona/drift")}
     assert sorted(shared.rglob("*")) == before
 
 
@@ -177,7 +177,7 @@ def test_two_projects_share_through_s3(built: Space, tmp_path: Path, s3: str) ->
 
     shutil.rmtree(built.root / "cache")
     first, told = finished(built.spawn("--json"))
-    assert len(first["ran"]) == 22
+    assert len(first["ran"]) == 26
     assert not told
     client = boto3.client("s3", endpoint_url=s3)
     names = [row["Key"] for row in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
@@ -234,7 +234,7 @@ def test_an_s3_that_is_not_there_is_one_note_and_no_wait(
         monkeypatch.setenv("AMYBUILD_REMOTE", "s3://another-bucket")
     built.edit("Personafile.toml", "density = 0.5", "density = 0.25")
     summary, told = finished(built.spawn("--json"))
-    assert set(summary["ran"]) == {"checkpoint/link", "persona/verify", "persona/drift"}
+    assert set(summary["ran"]) == {*("checkpoint/link", "persona/measure", "persona/verify", "persona/drift")}
     assert told.count("shared store") == 1, told
     assert "VERYSECRETKEY" not in told
     assert s3

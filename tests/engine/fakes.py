@@ -57,7 +57,9 @@ def run(action: Any, key: str, inputs: Mapping[str, Path], out: Path, progress: 
 EXTRA = {
     "base": ("config.json", "model.safetensors"),
     "train": ("vector.safetensors", "train.json"),
+    "measure": ("measure.json",),
     "verify": ("verify.json",),
+    "persona_measure": ("measure.json",),
     "persona_verify": ("verify.json",),
     "link": ("config.json", "model.safetensors", "link.json"),
     "vectors": ("readout.safetensors", "readout.json"),

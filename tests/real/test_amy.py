@@ -20,6 +20,7 @@ from tests.harness import ROOT
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 600
+LINKED = {"checkpoint/link", "persona/measure", "persona/verify", "persona/drift"}
 NODE = "memory/pattern-listening-as-avoidance.md"
 
 
@@ -81,8 +82,8 @@ def test_one_edited_dialogue_and_back(amy: Path) -> None:
     before, _ = command(amy)
     text = edit(amy, NODE, r"Assistant: You laughed", "Assistant: So you laughed")
     summary, _ = command(amy)
-    own = {f"task.listening/{step}" for step in ("corpus", "train", "baseline", "verify")}
-    assert set(summary["ran"]) == own | {"checkpoint/link", "persona/verify", "persona/drift"}
+    own = {f"task.listening/{step}" for step in ("corpus", "train", "baseline", "measure", "verify")}
+    assert set(summary["ran"]) == own | LINKED | {"persona/cross"}
     (amy / NODE).write_text(text)
     undone, _ = command(amy)
     assert undone["ran"] == []
@@ -91,7 +92,7 @@ def test_one_edited_dialogue_and_back(amy: Path) -> None:
 
 def test_a_new_alpha_links_in_seconds(amy: Path) -> None:
     summary, _ = command(amy, "--set", "task.voice.alpha=0.33")
-    assert set(summary["ran"]) == {"task.voice/verify", "checkpoint/link", "persona/verify", "persona/drift"}
+    assert set(summary["ran"]) == {"task.voice/measure", "task.voice/verify", "persona/cross"} | LINKED
     records = [json.loads(p.read_text()) for p in (amy / "cache/v1/actions").rglob("*.json")]
     assert max(r["seconds"] for r in records if r["action"] == "checkpoint/link") < 15
 

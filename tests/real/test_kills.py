@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from tests.harness import ROOT
 
 pytestmark = pytest.mark.slow
 
-ACTION = "task.listening/train"
+TARGET = "task.listening"
 KILLS = 5
 STEPS = 22
-SMALL = {"batch": 1, "replay_batch": 1, "steps": STEPS}
+SMALL = {"batch": 1, "replay_batch": 1}
 # checkpoints after every step: most kills are to find one, and some are to hit while one is being written
 COMMAND = """\
 import sys
@@ -44,26 +45,42 @@ def amy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-def start(project: Path, settings: dict[str, int], *words: str) -> subprocess.Popen[str]:
-    sets = [f"--set=task.listening.{name}={value}" for name, value in settings.items()]
-    command = [sys.executable, "-c", COMMAND, "-C", str(project), "--json", *sets, *words, ACTION]
+@dataclass
+class Run:
+    """One `amybuild` of the training, and the file that it writes its events to."""
+
+    process: subprocess.Popen[str]
+    events: Path
+
+    def seen(self) -> list[int]:
+        """The steps it told of; -1: it began."""
+        lines = self.events.read_text().split("\n")[:-1]  # the last one may not be whole
+        rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        own = [row for row in rows if row["action"] == f"{TARGET}/train" and row["event"] in ("start", "progress")]
+        return [row.get("done", -1) for row in own]
+
+    def wait(self, looks: int) -> float:
+        """Until it began and told of so many steps; the seconds that the last of them took."""
+        times: list[float] = []
+        while self.process.poll() is None and len(times) < 1 + looks:
+            times += [time.monotonic()] * (len(self.seen()) - len(times))
+            time.sleep(0.005)
+        return times[-1] - times[-2] if looks > 1 and len(times) > looks else 1.0
+
+    def end(self) -> int:
+        """Its exit code, when it has ended."""
+        _, told = self.process.communicate(timeout=900)
+        assert "Traceback" not in told
+        return self.process.returncode
+
+
+def start(project: Path, settings: dict[str, int], *words: str) -> Run:
+    sets = [f"--set={TARGET}.{name}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-c", COMMAND, "-C", str(project), "--json", *sets, *words, f"{TARGET}/train"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-
-
-def follow(process: subprocess.Popen[str], looks: int) -> tuple[list[int], float]:
-    """The steps it tells of, until there are so many or it ends, and the seconds that the last one took."""
-    assert process.stdout is not None
-    seen: list[int] = []
-    times = [time.monotonic()]
-    for line in process.stdout:
-        event: dict[str, Any] = json.loads(line)
-        if event["action"] == ACTION and event["event"] in ("start", "progress"):
-            seen += [event["done"]] if event["event"] == "progress" else []
-            times.append(time.monotonic())
-            if len(seen) >= looks:
-                break
-    return seen, times[-1] - times[-2] if len(seen) > 1 else 1.0
+    events = project / "events.jsonl"
+    with events.open("w") as out:
+        return Run(subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, env=env), events)
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -73,26 +90,18 @@ def test_killed_at_random_moments_it_comes_to_the_bits_of_one_that_was_not(amy: 
     settings = SMALL | {"steps": STEPS + part} | ({"watch_every": 2} if part % 2 else {})
     resumed = 0
     for number in range(KILLS):
-        process = start(amy, settings)
-        looks = rng.choice((0, 2, 2))  # while it loads, or in the third step that this run makes
-        seen, pace = follow(process, looks)
-        time.sleep(rng.random() * pace)
+        run = start(amy, settings)
+        time.sleep(rng.random() * run.wait(rng.choice((0, 2, 2, 2))))  # while it loads, or in its third step
         sort = rng.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
-        process.send_signal(sort)
-        rest, told = process.communicate(timeout=600)
-        events = [json.loads(line) for line in rest.splitlines()]
-        later = [event["done"] for event in events if event["event"] == "progress" and event["action"] == ACTION]
-        print(f"part {part}, kill {number + 1}: {sort.name} after steps {[*seen, *later] or 'none'}", flush=True)
-        assert "Traceback" not in told
-        assert process.returncode == (-signal.SIGKILL if sort == signal.SIGKILL else 130), "it was over already"
-        assert len(seen) == looks
-        resumed += [*seen, *later, 1][0] > 1
-    assert resumed, "no kill left a checkpoint"
-    process = start(amy, settings)
-    seen, _ = follow(process, STEPS * 2)
-    _, told = process.communicate(timeout=600)
-    assert process.returncode == 0, told
-    print(f"part {part}: {resumed} went on from a checkpoint, and the last one with step {seen[0]}", flush=True)
-    process = start(amy, settings, "--check")  # from the beginning, undisturbed, and compared
-    _, told = process.communicate(timeout=600)
-    assert process.returncode == 0, told
+        run.process.send_signal(sort)
+        code = run.end()
+        _, *steps = run.seen()
+        print(f"part {part}, kill {number + 1}: {sort.name} after its steps {steps or 'none'}", flush=True)
+        assert code == (-signal.SIGKILL if sort == signal.SIGKILL else 130), "it was over already"
+        resumed += steps[:1] > [1]
+    run = start(amy, settings)
+    assert run.end() == 0
+    first = run.seen()[1]
+    print(f"part {part}: {resumed} went on from a checkpoint, and the last one with step {first}", flush=True)
+    assert first > 1, "no kill left a checkpoint"
+    assert start(amy, settings, "--check").end() == 0, "from the beginning, undisturbed, it has other bits"

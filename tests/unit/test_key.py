@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from amybuild.graph.graph import Action, NodeSource, PathSource
 from amybuild.plan.key import components_from_json, manifest, walk
+from amybuild.value import replace
 
 ACTION = Action(
     "task.x/train",
@@ -33,7 +33,7 @@ def key(action: Action = ACTION, outputs: Any = OUTPUTS, code: Any = CODE, libra
 
 
 def changed(**fields: Any) -> Action:
-    return dataclasses.replace(ACTION, **fields)
+    return replace(ACTION, **fields)
 
 
 def test_every_component_counts() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from amybuild.actions import train, verify
+from amybuild.actions import measure, train
 from amybuild.model.full import unfrozen
 from amybuild.model.load import Loaded, deterministic, load_base
 from amybuild.model.lora import attached, by_name
@@ -153,7 +153,7 @@ def test_full_weights_learn_and_are_verified_like_any_vector(
     tensors = load_file(out / "delta.safetensors")
     assert all(one.dtype == torch.bfloat16 for one in tensors.values())
     assert {"curve.jsonl", "delta.safetensors", "train.json"} == {file.name for file in out.iterdir()}
-    found = json.loads((go(verify.run, tmp_path / "v", {}, {**world, "vector": out}) / "verify.json").read_text())
+    found = json.loads((go(measure.run, tmp_path / "v", {}, {**world, "vector": out}) / "measure.json").read_text())
     assert found["gain"] > 0
 
 

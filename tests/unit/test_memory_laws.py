@@ -20,6 +20,7 @@ from amybuild.memory.jsonl import write_jsonl
 from amybuild.memory.markdown import split_front_matter
 from amybuild.memory.node import Link, Node
 from amybuild.memory.reading import Reading
+from amybuild.value import values
 from tests.unit.test_memory_node import nodes
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=30)
@@ -39,7 +40,7 @@ TIMES = itertools.count(10**18)  # no two files of these tests have the same sta
 
 
 def vars_of(node: Node) -> dict[str, object]:
-    return {name: getattr(node, name) for name in Node.__dataclass_fields__}
+    return values(node)
 
 
 def as_markdown(node: Node) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from amybuild.memory.graph import MemoryGraph, build_graph
 from amybuild.memory.links import spread
 from amybuild.memory.node import Link, Node
 from amybuild.memory.query import QueryError, parse_query
+from amybuild.value import replace
 
 NODES = (
     Node("core", content="Too fast.\n## voice\nx", links=(Link("journal/j-1", 0.9), Link("journal/j-2#x", 0.4))),

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from amybuild.digest import canonical
 from amybuild.errors import InputError
 from amybuild.personafile.check import Table, line_of
+from amybuild.personafile.gates import GATES
 from amybuild.personafile.load import Variant, load
-from amybuild.personafile.recipe import FIELDS, GATES
+from amybuild.personafile.recipe import FIELDS
 from amybuild.personafile.schema import Persona
 
 TEXT = """\
@@ -114,7 +115,8 @@ _TYPES: dict[str, type] = {
     **{f"task.listen.{name}": spec.kind for name, spec in FIELDS["task"].items()},
     **{f"steer.joy.{name}": spec.kind for name, spec in FIELDS["steer"].items()},
     **{f"readout.{name}": spec.kind for name, spec in FIELDS["steer"].items()},
-    **{f"task.listen.gates.{name}": float for name in GATES["task"]},
+    **{f"task.listen.gates.{name}": bound.kind for name, bound in GATES["task"].items()},
+    **{f"gates.{name}": bound.kind for name, bound in GATES["persona"].items()},
 }
 
 
@@ -161,6 +163,9 @@ def test_a_table_that_is_none_is_refused(file: Path, path: str) -> None:
         ('base.other={hub = "a/b"}', "pinned revision"),
         ('base.other={wheel = "a>=1", file = "f"}', "exact version"),
         ('base.other={wheel = "a==1"}', "'file' is missing"),
+        ('base.other={wheel = ["a==1", "b==1"], file = ["f"]}', "2 wheels and 1 files"),
+        ('base.other={wheel = ["a==1", "b"], file = ["f", "g"]}', "exact version"),
+        ('base.other={wheel = ["a==1"], file = "f"}', "must be a list"),
         ('task.listen.node="a\\u0000b"', "node"),
         ("task.listen.recipe=quik", "did you mean 'quick'?"),
         ("task.listen.recipe=../recipes/quick", "no recipe"),

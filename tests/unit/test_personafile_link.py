@@ -89,8 +89,8 @@ def test_a_vectors_own_factors_come_before_everybodys(tmp_path: Path) -> None:
         {"match": "*.mlp.*", "factor": 0.5, "vector": "listen"},
         {"match": "*", "factor": 2.0},
     ]
-    assert actions["task.listen/verify"].params["scale"] == [{"match": "*.mlp.*", "factor": 0.5}]
-    assert "scale" not in actions["task.close/verify"].params
+    assert actions["task.listen/measure"].params["scale"] == [{"match": "*.mlp.*", "factor": 0.5}]
+    assert "scale" not in actions["task.close/measure"].params
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,16 @@ from amybuild.errors import InputError
 from amybuild.graph import analyze
 from amybuild.model.train import Settings
 from amybuild.personafile.check import Table
+from amybuild.personafile.gates import GATES
 from amybuild.personafile.load import read_toml
-from amybuild.personafile.recipe import FIELDS, GATES, RecipeBook
+from amybuild.personafile.recipe import FIELDS, RecipeBook
 from amybuild.personafile.schema import Recipe
 
 _INTS = ("rank", "steps", "batch", "replay_batch", "min_examples")
 _some = st.dictionaries(st.sampled_from(_INTS), st.integers(1, 99))
-_gates = st.dictionaries(st.sampled_from(sorted(GATES["task"])), st.floats(-9, 9))
+_gates = st.fixed_dictionaries(
+    {}, optional={name: st.booleans() if one.kind is bool else st.floats(0, 1) for name, one in GATES["task"].items()}
+)
 
 
 def resolve(tmp: Path, recipe: str, own: dict[str, object]) -> Recipe:
@@ -40,15 +43,15 @@ def test_the_target_wins_over_the_recipe_over_the_default(
     own_gates: dict[str, float],
 ) -> None:
     lines = ['kind = "task"', *(f"{k} = {v}" for k, v in recipe.items())]
-    lines += ["[gates]", *(f"{k} = {v!r}" for k, v in recipe_gates.items())]
+    lines += ["[gates]", *(f"{k} = {v!r}".lower() for k, v in recipe_gates.items())]
     folder = tmp_path_factory.getbasetemp() / "recipes"
     folder.mkdir(exist_ok=True)
     found = resolve(folder, "\n".join(lines), {**own, "gates": own_gates})
     for name, spec in FIELDS["task"].items():
         assert found.fields[name] == own.get(name, recipe.get(name, spec.default))
         assert found.origins[name] == ("param" if name in own else "recipe")
-    for name, default in GATES["task"].items():
-        assert found.gates[name] == own_gates.get(name, recipe_gates.get(name, default))
+    for name, bound in GATES["task"].items():
+        assert found.gates.get(name) == own_gates.get(name, recipe_gates.get(name, bound.default))
         assert found.origins[f"gates.{name}"] == ("param" if name in own_gates else "recipe")
 
 
@@ -72,6 +75,9 @@ def test_every_default_satisfies_its_own_rule(kind: str) -> None:
         ('kind = "task"\nreading = "mean"\n', "reading"),
         ('kind = "task"\n[gates]\nmax_neutral_kl = "low"\n', "max_neutral_kl"),
         ('kind = "task"\n[gates]\nmax_neutral_kl = inf\n', "max_neutral_kl"),
+        ('kind = "task"\n[gates]\nmonotone = 1\n', "must be true or false"),
+        ('kind = "task"\n[gates]\nmax_repetition = 1.5\n', "must lie between 0 and 1"),
+        ('kind = "task"\n[gates]\nmax_own_kl = -1\n', "must be at least 0"),
         ('kind = "task"\ngates = 3\n', "gates"),
         ('kind = "task"\ndescription = 3\n', "description"),
         ('kind = "task\n', "not valid TOML"),
@@ -115,7 +121,7 @@ def test_every_field_that_the_loop_reads_can_be_said_in_a_recipe_and_reaches_it(
     loop = {field.name: field.default for field in fields(Settings) if field.name not in inner}
     assert loop.keys() <= FIELDS["task"].keys()
     assert loop.keys() <= set(analyze._TRAIN)
-    assert {*analyze._TRAIN, *analyze._CORPUS} == FIELDS["task"].keys()
+    assert {*analyze._TRAIN, *analyze._CORPUS, *analyze._MEASURE} == FIELDS["task"].keys()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_remembered_record_is_the_record(tmp_path: Path) -> None:
     found, more = again(tmp_path, kept)
     assert isinstance(found, Remembered)
     assert more == kept
-    for name in Record.__dataclass_fields__:
+    for name in Record.__annotations__:
         assert getattr(found, name) == getattr(record, name), name
     with pytest.raises(AttributeError):
         _ = found.nothing  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ def product(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_readout(tmp_path / "steering" / "warmth", ["warmth"], [1], 8, 3, seed=1)
     monkeypatch.setenv("VLLM_READOUT_VECTORS", str(tmp_path / "readout.safetensors"))
     monkeypatch.setenv("VLLM_READOUT_MANIFEST", str(tmp_path / "readout.json"))
+    monkeypatch.setenv("AMYBUILD_READOUT_SERVED", "")
     served.cache_clear()
     yield tmp_path
     served.cache_clear()

@@ -24,6 +24,7 @@ from tests.unit.test_actions_train import OPENINGS, files, load
 RECIPE = {
     **{"rank": 2, "steps": 5, "batch": 4, "replay_batch": 2, "lr": 5e-3, "threads": 1, "tokens_per_pass": 64},
     **{"margin_weight": 1.0, "distill_weight": 0.5, "activation_checkpointing": True},
+    **{"watch_every": 2, "max_drift": 9.0},
 }
 
 

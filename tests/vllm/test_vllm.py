@@ -44,7 +44,9 @@ def environment(product: Path, **more: str) -> dict[str, str]:
     files = dict(zip(names, (str(product / "readout.safetensors"), str(product / "readout.json")), strict=True))
     quiet = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", *names)}
+    inherited = {
+        key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", *names, "AMYBUILD_READOUT_SERVED")
+    }
     return inherited | {"PYTHONPATH": str(ROOT)} | files | quiet | cpu | more
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from amybuild.serve.vllm import MANIFEST, STEERING, VECTORS
 
 TESTED = "0.32.0"
 _DONE = "_amybuild_readout"
+_SERVED = "AMYBUILD_READOUT_SERVED"  # what the first process of a server read: a digest, the manifest
 
 
 @lru_cache(maxsize=1)
@@ -43,7 +45,23 @@ def served() -> tuple[ReadoutFile, dict[str, Direction]]:
                 raise InputError("it belongs to another model than the readout", where=str(one))
             if told or "gap" in steering.beside:  # without a gap there is no unit to count strengths in
                 found[one.name] = direction(steering, steering.concepts[0], one.name)
+    _same_in_all_processes(readout, found)
     return readout, found
+
+
+def _same_in_all_processes(readout: ReadoutFile, steering: Mapping[str, Direction]) -> None:
+    """`InputError` where a process of this server read other files: they may be built anew while it starts."""
+    told = hashlib.sha256(repr([readout.concepts, readout.layers, list(steering)]).encode())
+    told.update(readout.stacked().tobytes())
+    for one in steering.values():
+        for layer in one.layers:
+            told.update(one.steps[layer].tobytes())
+    before, _, manifest = os.environ.get(_SERVED, "").partition(" ")
+    if manifest == readout.where and before != told.hexdigest():
+        raise InputError(
+            "it changed since the server was started", where=readout.where, remedy="start the server again"
+        )
+    os.environ[_SERVED] = f"{told.hexdigest()} {readout.where}"  # the processes that this one starts inherit it
 
 
 def install() -> None:

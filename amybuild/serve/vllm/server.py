@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import AsyncIterator, Mapping
+from math import isfinite
 from typing import Any
 
 from amybuild.serve.vllm.install import find, served, wrap
@@ -65,11 +66,11 @@ async def _manifest() -> dict[str, Any]:
 
 
 def _rows(output: Any) -> list[Any]:
-    """[n_tokens][n_layers][n_concepts], to seven digits: more a float32 does not have."""
+    """[n_tokens][n_layers][n_concepts], to seven digits: more a float32 does not have. JSON knows no infinity: null."""
     readout = getattr(output, "readout", None)
     if readout is None:
         return []
-    return [[[float(f"{x:.7g}") for x in row] for row in token] for token in readout.tolist()]
+    return [[[float(f"{x:.7g}") if isfinite(x) else None for x in row] for row in token] for token in readout.tolist()]
 
 
 def _replaced(original: Any, self: Any, args: Any, kwargs: Any, through: Any) -> Any:

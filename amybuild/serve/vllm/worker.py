@@ -11,7 +11,7 @@ import torch
 
 from amybuild.errors import ActionError, InputError
 from amybuild.serve.files import ReadoutFile, check_fits
-from amybuild.serve.steering import Direction
+from amybuild.serve.steering import MOST, Direction
 from amybuild.serve.vllm.install import moved, served, wrap
 from amybuild.serve.vllm.tap import Tap
 from amybuild.serve.vllm.tap import install as install_taps
@@ -36,8 +36,9 @@ def strengths_of(extra: Mapping[str, Any] | None, known: Mapping[str, Direction]
         name = key.removeprefix(PREFIX)
         if name not in known:
             raise ValueError(f"no steering direction '{name}'; served here: {', '.join(known) or 'none'}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise ValueError(f"{key} is a finite number of class gaps, not {value!r:.40}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST:
+            told = f"{key} is a finite number of class gaps, at most {MOST:g} either way, not {value!r:.40}"
+            raise ValueError(told)
         if value:
             found[name] = float(value)
     return found
