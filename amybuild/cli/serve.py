@@ -78,6 +78,8 @@ def export(argv: Sequence[str]) -> int:
         result["difference"] = worst
         told = f"{out}: reloaded, it is within {worst:.1e} nats of the steered {product.name}"
     else:
+        if out.exists() and not out.is_dir():
+            raise InputError("is no folder", where=str(out), remedy="name a folder to write into")
         out.mkdir(parents=True, exist_ok=True)
         paths = [out / f"{one.name}.gguf" for one in directions]
         for path, one in zip(paths, directions, strict=True):

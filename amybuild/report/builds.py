@@ -23,7 +23,8 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
         f"{info['name']}  build {info['build'][:12]}  (amybuild {info['amybuild']})",
         f"base   {base['name']}: {base['source']}  {base['digest'][:12]}",
         f"graph  {info['graph']['nodes']} nodes  {info['graph']['digest'][:12]}",
-        f"link   {link.get('method')}  density {link.get('density')}  lambda {link.get('lambda')}",
+        f"link   {link.get('method')}  density {link.get('density')}  lambda {link.get('lambda')}"
+        + (f"  on {link['device']}" if link.get("device") else ""),
     ]
     rows = []
     for target in info["targets"]:
@@ -42,6 +43,7 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     if adapter:
         missed = f"misses {adapter['residual']:.1%} of it, leaves out {adapter['left_out_share']:.1%}"
         out += ["", f"adapter  rank {adapter['rank']}  {missed} (norms)"]
+        out += _beside(adapter.get("measured") or {}, info.get("verification", {}))
     readout = info["readout"]
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
@@ -53,6 +55,20 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     for text in (alone(info["targets"]), crossed(verification), behaviours(verification)):
         out += ["", text] if text else []
     return "\n".join(out)
+
+
+def _beside(adapter: Mapping[str, Any], persona: Mapping[str, Any]) -> list[str]:
+    """What base + adapter gains beside what the checkpoint does; of a build that measured it."""
+    whole = persona.get("behaviours", {})
+    rows = [
+        [f"  {name}", f"{row['gain']:+.3f}", f"{whole[name]['gain']:+.3f}"]
+        for name, row in adapter.get("behaviours", {}).items()
+        if name in whole
+    ]
+    if not rows:
+        return []
+    text = table(rows, ["  behaviour", "gain of the adapter", "of the checkpoint"])
+    return [text, f"  neutral KL to the base {adapter['neutral_kl']:.4f} and {persona['neutral_kl']:.4f}"]
 
 
 def corpora(targets: Sequence[Mapping[str, Any]]) -> str:

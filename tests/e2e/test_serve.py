@@ -104,6 +104,8 @@ def test_export_fold_writes_a_checkpoint_that_steers_by_itself(here: Any, produc
         (("chat", "PRODUCT", "--steer", "warmth=inf"), "finite"),
         (("chat", "PRODUCT", "--max-tokens", "0"), "at least 1"),
         (("export", "gguf", "PRODUCT/steering"), "config.json"),
+        (("export", "gguf", "PRODUCT", "-o", "PRODUCT/config.json"), "is no folder"),
+        (("chat", "PRODUCT", "--steer", "warmth=1e6"), "at most 1000"),
     ],
 )
 def test_wrong_words_are_refused(here: Any, product: Path, words: tuple[str, ...], said: str) -> None:
