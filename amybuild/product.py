@@ -137,12 +137,18 @@ def link_map(
             for steer in persona.steers
         ],
         "link": _json(store, outputs["checkpoint/link"], "link.json"),
-        "adapter": _json(store, outputs["checkpoint/adapter"], "adapter.json") if persona.link.adapter_rank else None,
+        "adapter": _adapter(store, outputs) if persona.link.adapter_rank else None,
         "readout": {"concepts": readout.get("concepts", []), "layers": readout.get("layers", [])}
         | (_texts(store, persona.readout, outputs) | _measured_readout(store, outputs) if persona.readout else {}),
         "verification": _json(store, outputs["persona/verify"], "verify.json"),
         "actions": {id: {"key": keys[id], "output": output} for id, output in sorted(outputs.items())},
     }
+
+
+def _adapter(store: Store, outputs: Mapping[str, str]) -> dict[str, Any]:
+    """What the merged adapter misses, and what it does to each behaviour."""
+    measured = _json(store, outputs["persona/adapter"], "measure.json")
+    return _json(store, outputs["checkpoint/adapter"], "adapter.json") | {"measured": measured}
 
 
 def _how(steer: Steer) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The linker beside mergekit 0.1.5: same inputs, whole processes, interleaved in one run; medians and ratios.
 
-    python bench/link.py --work DIR [--mergekit VENV] [--repeat N] [--rows ties,lora] [--numbers] [--eight-billion]
+    python bench/link.py --work DIR [--mergekit VENV] [--repeat N] [--rows ties,lora] [--alone] [--numbers]
+        [--eight-billion]
 
 Writes a random Llama of SmolLM2-135M's shape, four fine-tunes and four LoRA adapters of it into --work (1.5 GB, kept
 for the next run), installs mergekit into --work/mergekit unless --mergekit names an environment that has it, and prints
-Markdown. --numbers compares the outputs element by element, --eight-billion links LoRAs over a base of Llama-3-8B's
-shape (holes on the disk; the result takes 16 GB there until the run is over).
+Markdown. --alone leaves mergekit out: a first link, and one more with another alpha. --numbers compares the outputs
+element by element, --eight-billion links LoRAs over a base of Llama-3-8B's shape (holes on the disk; the result takes
+16 GB there until the run is over).
 """
 
 from __future__ import annotations
@@ -229,6 +231,7 @@ def main() -> None:
     parser.add_argument("--mergekit", type=Path, help="an environment with mergekit 0.1.5")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}; empty: none")
+    parser.add_argument("--alone", action="store_true", help="only our link and relink")
     parser.add_argument("--numbers", action="store_true", help="compare the outputs element by element")
     parser.add_argument("--eight-billion", action="store_true", help="peak memory at 8 billion parameters")
     args = parser.parse_args()
@@ -241,9 +244,10 @@ def main() -> None:
     unknown = sorted(set(rows) - set(ROWS))
     if unknown:
         parser.error(f"no row {unknown[0]}: {', '.join(ROWS)}")
+    inputs.settle(work)
     for name in rows or ["ties"]:  # numba compiles once per installation, and caches it
         bench.ours(ROWS[name], bench.fresh("warm"))
-    if rows:
+    if rows and not args.alone:
         table(bench, rows, args.repeat)
     trimmed = [name for name in rows if ROWS[name].ours["method"] == "ties"]
     if trimmed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,19 @@ def write_sparse(folder: Path, shape: Shape, shard: int = 4 << 30) -> int:
     index = {"metadata": {"total_size": total * 2}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
     return total
+
+
+def settle(work: Path) -> None:
+    """Have the inputs' pages in memory as a reading from the disk leaves them.
+
+    What wrote them, and when, decides how the kernel keeps pages: small ones cost a link 0.1 to 0.25 CPU s more.
+    """
+    for path in sorted(work.glob("*/*.safetensors")):
+        with path.open("rb", buffering=0) as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while file.read(8 << 20):
+                pass
 
 
 def write_inputs(work: Path) -> None:

@@ -127,6 +127,8 @@ def _environment() -> dict[str, str]:
     found |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}
     if sys.platform == "linux":
         found.setdefault("GLOO_SOCKET_IFNAME", "lo")  # what this machine calls itself may lead nowhere
+        # blocks come and go, and glibc would keep most of what they took: half as much again was held (bench/LOG.md)
+        found.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 18))
     return found
 
 

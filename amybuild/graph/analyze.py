@@ -72,7 +72,7 @@ class _Analysis:
         directions = [self._steer(steer) for steer in persona.steers]
         if persona.readout:
             directions += self._readout(persona.readout, products[0])
-        self.graph.whole = (*products, self._verified(products[0]), *directions)
+        self.graph.whole = (*products, *self._verified(*products), *directions)
         return self.graph
 
     def _base(self, base: Base) -> str:
@@ -262,23 +262,31 @@ class _Analysis:
             products.append(self.graph.add(adapter))
         return products
 
-    def _verified(self, checkpoint: str) -> str:
-        """The linked checkpoint measured on every behaviour, every vector on those of the others, and the gates."""
+    def _verified(self, checkpoint: str, adapter: str | None = None) -> list[str]:
+        """The linked checkpoint measured on every behaviour, every vector on those of the others, and the gates.
+
+        Where there is an adapter it is measured as the checkpoint is.
+        """
         linked = self.persona.linked()
         told = {task.name: task for task in linked if task.has_dialogues}
         longest = {name: task.recipe.fields["max_tokens"] for name, task in told.items()}
         on = {
             f"{step}.{name}": f"{task.target}/{step}" for name, task in told.items() for step in ("corpus", "baseline")
         }
-        inputs = {"base": self.base, "checkpoint": checkpoint, "neutral": self.neutral, **on}
+        read = {"base": self.base, "neutral": self.neutral, **on}
         params = {"device": self.persona.neutral["device"], "max_tokens": max(longest.values(), default=192)}
+        found = []
+        if adapter is not None:
+            inputs = {**read, "adapter": adapter}
+            found.append(self.graph.add(Action("persona/adapter", "persona", "persona_measure", params, inputs)))
+        inputs = {**read, "checkpoint": checkpoint}
         measure = Action("persona/measure", "persona", "persona_measure", params, inputs)
         inputs = {"measure": self.graph.add(measure), **{f"vector.{t.name}": f"{t.target}/measure" for t in linked}}
         bounds = {task.name: task.recipe.gates[CROSS] for task in linked if CROSS in task.recipe.gates}
         if len(linked) > 1 and told:
             inputs["cross"] = self._cross(linked, longest, on)
         params = {"gates": dict(self.persona.gates), "cross": bounds}
-        return self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs))
+        return [self.graph.add(Action("persona/verify", "persona", "persona_verify", params, inputs)), *found]
 
     def _cross(self, linked: tuple[Task, ...], longest: Mapping[str, int], on: Mapping[str, str]) -> str:
         how = {task.name: {name: task.recipe.fields[name] for name in _LOADED} for task in linked}

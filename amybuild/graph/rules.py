@@ -35,7 +35,7 @@ RULES: Mapping[str, Rule] = {
         ),
         Rule("corpus", "amybuild.actions.corpus:run"),
         Rule("chat", "amybuild.actions.chat:run"),
-        Rule("train", "amybuild.actions.train:run", (*_MODEL, "peft"), resources=_ONE_MODEL),
+        Rule("train", "amybuild.actions.train:run", _MODEL, resources=_ONE_MODEL),
         Rule("adopt", "amybuild.actions.adopt:run", ("safetensors",)),
         Rule("combine", "amybuild.link.combine:run", ("numpy",)),
         Rule("baseline", "amybuild.actions.baseline:run", _MODEL, resources=_ONE_MODEL),

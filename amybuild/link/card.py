@@ -167,7 +167,10 @@ def _adapter(persona: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     )
     if outside:
         text += f", and {outside:.2%} of all that was added is in weights that no such adapter can hold"
-    return text + " (Frobenius norms). The measurements above are those of the complete weights, not of the adapter."
+    text += " (Frobenius norms). The measurements above are those of the complete weights, not of the adapter."
+    found = (adapter.get("measured") or {}).get("behaviours", {})
+    gains = ", ".join(f"{name} {row['gain']:+.3f}" for name, row in found.items())
+    return f"{text} Its own gains, on the same held-out text: {gains}." if gains else text
 
 
 def _rebuilding(persona: Mapping[str, Any]) -> str:

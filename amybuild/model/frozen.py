@@ -48,11 +48,12 @@ def _of_one(base: Loaded, rows: Sequence[Encoded]) -> tuple[Any, Any]:
 
     length = rows[0].start - 1
     past = _prefix(base, rows[0].ids[:length], len(rows)) if length else None
-    parts = [row.ids[length : row.end] for row in rows]  # two tokens at least: one would take another path
+    # two tokens at least: one would take another path
+    parts = [row.ids[length : max(row.end - 1, length + 2)] for row in rows]
     ids = torch.full((len(rows), max(map(len, parts))), pad_id(base.tokenizer), dtype=torch.long)
     for i, part in enumerate(parts):
         ids[i, : len(part)] = torch.tensor(part)
-    at = torch.tensor([(i, k) for i, part in enumerate(parts) for k in range(len(part) - 1)], device=base.device)
+    at = torch.tensor([(i, k) for i, row in enumerate(rows) for k in range(len(row.labels))], device=base.device)
     found = chosen_logits(base, {"input_ids": ids.to(base.device), "past_key_values": past}, at[:, 0], at[:, 1])
     if past is not None and past.get_seq_length() != length:
         raise ActionError("this base writes to a cache that it may only read", where="context_frozen", remedy=_REMEDY)

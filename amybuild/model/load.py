@@ -87,16 +87,20 @@ def deterministic(threads: int = 0) -> Iterator[None]:
     import torch
 
     with _LOCK:
-        before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+        memory: Any = torch.utils.deterministic
+        threads_before, filled = torch.get_num_threads(), memory.fill_uninitialized_memory
+        deterministic_before = torch.are_deterministic_algorithms_enabled()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses determinism without it
         if threads > 0:
             torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False  # else torch writes NaN into every new tensor, a thirtieth of a step
         try:
             yield
         finally:
-            torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1])
+            memory.fill_uninitialized_memory = filled
+            torch.set_num_threads(threads_before)
+            torch.use_deterministic_algorithms(deterministic_before)
 
 
 @contextmanager

@@ -103,38 +103,31 @@ def adapter_config(model: Any, names: list[str], rank: int, alpha: float, rslora
 def attached(
     model: Any, *, rank: int, alpha: float, rslora: bool, seed: int, top: int = 0
 ) -> Iterator[dict[str, tuple[Any, Any]]]:
-    """PEFT's LoRA on every linear layer of the decoder, or of its `top` last blocks, while the with-block runs:
+    """LoRA on every linear layer of the decoder, or of its `top` last blocks, while the with-block runs:
     {module: (A, B)} float32 parameters.
 
     A is drawn as PEFT does (kaiming uniform, so within 1/sqrt(in)) from a generator keyed by `seed` and the module's
-    name, B is zero: the model starts as the base. Afterwards the base's modules are in their places again, untouched.
+    name, B is zero: the model starts as the base. The base's modules stay, and call something else meanwhile.
     """
     import torch
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraModel
+
+    from amybuild.model.lowrank import beside
 
     names = linear_modules(model, top)
-    fields = adapter_config(model, names, rank, alpha, rslora)
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, use_rslora=rslora, target_modules=fields["target_modules"], lora_dropout=0.0,
-        fan_in_fan_out=fields["fan_in_fan_out"], bias="none", init_lora_weights=True,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):  # PEFT draws an A of its own first
-        tuner = LoraModel(model, config, "default")
+    scaling, pairs = scaling_of(rank, alpha, rslora), {}
     try:
-        pairs: dict[str, tuple[Any, Any]] = {}
         for name in names:
             module = model.get_submodule(name)
-            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-            with torch.no_grad():
-                a.copy_(initial_a(a.shape[0], a.shape[1], seed, name))
-                b.zero_()
+            weight, across = module.weight, type(module).__name__ == "Conv1D"
+            out, width = weight.shape[::-1] if across else weight.shape
+            a = torch.nn.Parameter(initial_a(rank, width, seed, name).to(weight.device))
+            b = torch.nn.Parameter(torch.zeros(out, rank, device=weight.device))
+            module.forward = beside(module, a, b, scaling)
             pairs[name] = (a, b)
         yield pairs
     finally:
-        tuner.unload()
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+        for name in pairs:
+            del model.get_submodule(name).forward
 
 
 def by_name(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Lower:
     def _states(self, row: Encoded) -> Any:
         import torch
 
-        memo, key = self._base.memo, f"below {len(self._below)} {','.join(map(str, row.ids))}"
+        memo, key = self._base.memo, f"below {len(self._below)} {','.join(map(str, row.read))}"
         if key not in memo:
 
             def keep(_module: Any, args: Any, kwargs: Any) -> None:
@@ -67,7 +67,7 @@ class Lower:
             ]
             try:
                 with torch.no_grad():
-                    self._base.model(**padded_inputs(self._base, [row.ids]), use_cache=False)
+                    self._base.model(**padded_inputs(self._base, [row.read]), use_cache=False)
             except _EnoughError:
                 pass
             finally:

@@ -62,7 +62,7 @@ def pack(base: Loaded, rows: Sequence[Encoded]) -> Packed:
     if packs(base, rows):
         tree = Tree()
         for row in rows:
-            tree.add(row.ids)
+            tree.add(row.read)
         places = [tree.paths[i][k] for i, row in enumerate(rows) for k in range(row.start - 1, row.end - 1)]
         columns = torch.tensor(places, device=base.device)
         return Packed(
@@ -70,8 +70,8 @@ def pack(base: Loaded, rows: Sequence[Encoded]) -> Packed:
         )
     where = [(i, k) for i, row in enumerate(rows) for k in range(row.start - 1, row.end - 1)]
     index = torch.tensor(where, device=base.device)
-    inputs = padded_inputs(base, [row.ids for row in rows])
-    own = [(i, range(len(row.ids))) for i, row in enumerate(rows)]
+    inputs = padded_inputs(base, [row.read for row in rows])
+    own = [(i, range(len(row.read))) for i, row in enumerate(rows)]
     return Packed(inputs, index[:, 0], index[:, 1], targets, own)
 
 
@@ -112,7 +112,7 @@ def packs(base: Loaded, rows: Sequence[Encoded]) -> bool:
     would be lost under a mask of our own.
     """
     window = getattr(base.model.config.get_text_config(), "sliding_window", None)
-    if window is not None and max(len(row.ids) for row in rows) > window:
+    if window is not None and max(len(row.read) for row in rows) > window:
         return False
     if "packs" not in base.memo:
         base.memo["packs"] = _trial(base)
@@ -146,15 +146,15 @@ def batches(base: Loaded, rows: Sequence[Encoded], tokens: int) -> list[list[int
     found: list[list[int]] = []
     if rows and packs(base, rows):
         tree = Tree()
-        for i in sorted(range(len(rows)), key=lambda i: rows[i].ids):
-            if not found or len(tree.ids) + tree.new_nodes(rows[i].ids) > tokens:
+        for i in sorted(range(len(rows)), key=lambda i: rows[i].read):
+            if not found or len(tree.ids) + tree.new_nodes(rows[i].read) > tokens:
                 found.append([])
                 tree = Tree()
-            tree.add(rows[i].ids)
+            tree.add(rows[i].read)
             found[-1].append(i)
         return found
-    for i in sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), rows[i].ids)):
-        if found and (len(found[-1]) + 1) * len(rows[i].ids) <= tokens:
+    for i in sorted(range(len(rows)), key=lambda i: (len(rows[i].read), rows[i].read)):
+        if found and (len(found[-1]) + 1) * len(rows[i].read) <= tokens:
             found[-1].append(i)
         else:
             found.append([i])

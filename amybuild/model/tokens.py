@@ -32,6 +32,11 @@ class Encoded:
         """The reply's ids."""
         return self.ids[self.start : self.end]
 
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The ids that a pass has to run: nothing is asked of the reply's last one, nor of what stands behind it."""
+        return self.ids[: self.end - 1]
+
 
 def render(tokenizer: Any, messages: Sequence[Message], *, prompt: bool) -> str:
     """The conversation through the tokenizer's chat template; `prompt` opens the assistant's turn.

@@ -7,6 +7,7 @@ from typing import Any
 
 from amybuild.plan.change import Cause, Difference, some
 from amybuild.report.link import interference
+from amybuild.report.measured import alone, crossed
 from amybuild.report.readout import short
 from amybuild.report.text import behaviours, table
 from amybuild.report.why import Texts, cause_lines
@@ -22,7 +23,8 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
         f"{info['name']}  build {info['build'][:12]}  (amybuild {info['amybuild']})",
         f"base   {base['name']}: {base['source']}  {base['digest'][:12]}",
         f"graph  {info['graph']['nodes']} nodes  {info['graph']['digest'][:12]}",
-        f"link   {link.get('method')}  density {link.get('density')}  lambda {link.get('lambda')}",
+        f"link   {link.get('method')}  density {link.get('density')}  lambda {link.get('lambda')}"
+        + (f"  on {link['device']}" if link.get("device") else ""),
     ]
     rows = []
     for target in info["targets"]:
@@ -41,6 +43,7 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     if adapter:
         missed = f"misses {adapter['residual']:.1%} of it, leaves out {adapter['left_out_share']:.1%}"
         out += ["", f"adapter  rank {adapter['rank']}  {missed} (norms)"]
+        out += _beside(adapter.get("measured") or {}, info.get("verification", {}))
     readout = info["readout"]
     if readout["concepts"]:
         out += ["", f"readout  {', '.join(readout['concepts'])}  at blocks {', '.join(map(str, readout['layers']))}"]
@@ -48,8 +51,24 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     out += ["", text] if text else []
     text = short(readout)
     out += ["", text] if text else []
-    measured = behaviours(info.get("verification", {}))
-    return "\n".join([*out, "", measured] if measured else out)
+    verification = info.get("verification", {})
+    for text in (alone(info["targets"]), crossed(verification), behaviours(verification)):
+        out += ["", text] if text else []
+    return "\n".join(out)
+
+
+def _beside(adapter: Mapping[str, Any], persona: Mapping[str, Any]) -> list[str]:
+    """What base + adapter gains beside what the checkpoint does; of a build that measured it."""
+    whole = persona.get("behaviours", {})
+    rows = [
+        [f"  {name}", f"{row['gain']:+.3f}", f"{whole[name]['gain']:+.3f}"]
+        for name, row in adapter.get("behaviours", {}).items()
+        if name in whole
+    ]
+    if not rows:
+        return []
+    text = table(rows, ["  behaviour", "gain of the adapter", "of the checkpoint"])
+    return [text, f"  neutral KL to the base {adapter['neutral_kl']:.4f} and {persona['neutral_kl']:.4f}"]
 
 
 def corpora(targets: Sequence[Mapping[str, Any]]) -> str:
@@ -146,8 +165,9 @@ def side_by_side(a: Mapping[str, Any], b: Mapping[str, Any], one: str, two: str)
     """Each behaviour's margin in the persona, and the neutral KL, of two builds beside each other."""
     before, after = ({k: v.get("persona") for k, v in m.get("behaviours", {}).items()} for m in (a, b))
     rows = [[name, *_pair(before.get(name), after.get(name), "+.3f")] for name in {**before, **after}]
-    if "neutral_kl" in a or "neutral_kl" in b:
-        rows.append(["neutral KL", *_pair(a.get("neutral_kl"), b.get("neutral_kl"), ".4f")])
+    for name, key in (("neutral KL", "neutral_kl"), ("neutral perplexity, over the base's", "ppl_ratio")):
+        if key in a or key in b:
+            rows.append([name, *_pair(a.get(key), b.get(key), ".4f")])
     return table(rows, ["in the persona", one, two, "difference"]) if rows else ""
 
 

@@ -31,7 +31,8 @@ def with_adapter(space: Space) -> torch.Tensor:
 def test_the_exact_adapter_speaks_as_the_checkpoint_does(built: Space) -> None:
     built.edit("Personafile.toml", 'method = "ties"\ndensity = 0.5', 'method = "linear"\nadapter_rank = 4')
     assert built.build().ran == {
-        *("checkpoint/link", "checkpoint/adapter", "persona/measure", "persona/verify", "persona/drift")
+        *("checkpoint/link", "checkpoint/adapter", "persona/adapter", "persona/measure", "persona/verify"),
+        "persona/drift",
     }
     assert told(built)["residual"] == pytest.approx(0, abs=1e-6)
     assert told(built)["left_out_share"] == 0
@@ -39,17 +40,25 @@ def test_the_exact_adapter_speaks_as_the_checkpoint_does(built: Space) -> None:
     base = logits(AutoModelForCausalLM.from_pretrained(built.root / "models" / "tiny", dtype=torch.float32))
     # the checkpoint is rounded to bfloat16, the adapter is not
     assert (with_adapter(built) - linked).norm() < 0.5 * (base - linked).norm()
-    assert "adapter  rank 4  misses 0.0% of it" in built.run("show").out
+    shown = built.run("show").out
+    assert "adapter  rank 4  misses 0.0% of it" in shown
+    info = json.loads((built.product / "persona.json").read_text())
+    found, whole = info["adapter"]["measured"]["behaviours"], info["verification"]["behaviours"]
+    assert found.keys() == whole.keys()
+    for name, row in found.items():
+        assert row["base"] == whole[name]["base"]
+        assert row["gain"] == pytest.approx(whole[name]["gain"], abs=0.1 * abs(whole[name]["gain"]) + 1e-3)
+        assert f"{name} {row['gain']:+.3f} {whole[name]['gain']:+.3f}" in " ".join(shown.split())
     files = {path.name for path in (built.product / "adapter").iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors"}
 
 
 def test_a_rank_costs_what_is_told_and_links_nothing_again(built: Space) -> None:
     built.edit("Personafile.toml", "density = 0.5", "density = 0.5\nadapter_rank = 2")
-    assert built.build().ran == {"checkpoint/adapter"}
+    assert built.build().ran == {"checkpoint/adapter", "persona/adapter"}
     small = told(built)["residual"]
     built.edit("Personafile.toml", "adapter_rank = 2", "adapter_rank = 16")
-    assert built.build().ran == {"checkpoint/adapter"}
+    assert built.build().ran == {"checkpoint/adapter", "persona/adapter"}
     assert 0 < told(built)["residual"] < small < 1
     with_adapter(built)
     built.edit("Personafile.toml", "\nadapter_rank = 16", "")

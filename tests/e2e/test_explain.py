@@ -84,11 +84,11 @@ def test_nothing_built_yet(space: Space) -> None:
 
 
 def test_another_version_of_a_library(built: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import peft
+    import numba
 
-    (tmp_path / "peft-99.0.dist-info").mkdir()
+    (tmp_path / "numba-99.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    golden("library-version", built.run("--explain").out.replace(peft.__version__, "VERSION"))
+    golden("library-version", built.run("--explain").out.replace(numba.__version__, "VERSION"))
 
 
 def test_a_function_that_changed_is_named_with_its_old_and_new_source(built: Space, tmp_path: Path) -> None:

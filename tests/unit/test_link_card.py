@@ -55,12 +55,16 @@ def test_it_says_where_each_vector_comes_from() -> None:
     assert "elsewhere" not in model_card(PERSONA)
 
 
-def test_it_says_what_the_adapter_misses_and_that_it_was_not_measured() -> None:
+def test_it_says_what_the_adapter_misses_and_what_was_measured_of_it() -> None:
     adapter = {"rank": 16, "residual": 0.3071, "left_out_share": 0.0}
     card = model_card({**PERSONA, "adapter": adapter})
     assert "one LoRA adapter of rank 16" in card
     assert "misses 30.71% of what was added to the linear layers (Frobenius norms)" in card
     assert "not of the adapter" in card
+    measured = {"behaviours": {"voice": {"gain": 0.25}}}
+    assert "Its own gains, on the same held-out text: voice +0.250." in model_card(
+        {**PERSONA, "adapter": {**adapter, "measured": measured}}
+    )
     assert "0.50% of all that was added" in model_card({**PERSONA, "adapter": {**adapter, "left_out_share": 0.005}})
 
 

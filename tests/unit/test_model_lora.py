@@ -81,6 +81,51 @@ def test_peft_reads_the_adapter_and_gives_what_applied_gives(tmp_path: Path, arc
         torch.testing.assert_close(logits(PeftModel.from_pretrained(base.model, folder)), ours, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("arch", ["llama", "gpt_neox"])
+def test_factors_beside_a_base_give_the_loss_and_the_gradients_that_peft_gives(
+    tmp_path: Path, arch: str, dtype: str
+) -> None:
+    from peft import PeftModel
+
+    def backward(model: Any) -> Any:
+        ids = torch.arange(20, 40)[None]
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return loss.detach()
+
+    with load_base(make_tiny_base(tmp_path / "base", arch), dtype=dtype, keep=False) as base:
+        folder = random_adapter(base, tmp_path / "vector", 1, rank=3)
+        stored = read_adapter(folder).factors
+        with attached(base.model, rank=3, alpha=8.0, rslora=False, seed=1) as pairs:
+            with torch.no_grad():
+                for name, (a, b) in pairs.items():
+                    a.copy_(stored[name].a)
+                    b.copy_(stored[name].b)
+            ours = backward(base.model)
+        model = PeftModel.from_pretrained(base.model, folder, is_trainable=True)
+        near = {"float32": 1e-4, "bfloat16": 5e-2}[dtype]
+        assert float(ours) == pytest.approx(float(backward(model)), rel=near)
+        for name, (a, b) in pairs.items():
+            wrapped = model.base_model.model.get_submodule(name)
+            for found, layer in ((a.grad, wrapped.lora_A), (b.grad, wrapped.lora_B)):
+                wanted = layer["default"].weight.grad
+                assert float((found - wanted).norm()) < near * float(wanted.norm())
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_the_gradient_beside_a_layer_is_that_of_finite_differences(across: bool) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    from amybuild.model.lowrank import beside
+
+    layer = (Conv1D(5, 4) if across else torch.nn.Linear(4, 5)).double().requires_grad_(False)
+    a, b, x = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((2, 4), (5, 2), (3, 2, 4)))
+    forward = beside(layer, a, b, 0.7)
+    torch.testing.assert_close(forward(x), layer(x) + 0.7 * x @ a.T @ b.T)
+    assert torch.autograd.gradcheck(lambda *_: forward(x), (x, a, b))
+
+
 def test_the_bits_come_back_when_the_block_fails(tmp_path: Path) -> None:
     with load_base(make_tiny_base(tmp_path / "base"), keep=False) as base:
         adapter, before = read_adapter(random_adapter(base, tmp_path / "vector", 1)), bits(base.model)
