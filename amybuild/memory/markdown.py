@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from amybuild.memory.shelf import Kept, Shelf
 
 _MARK = "+++"
 _MOST_FIT = 1 << 16
+_DEEPEST = 100
+_MOST_WAYS = 1000  # over which one folder may be reached
 
 
 def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> Shelf:
@@ -33,7 +36,7 @@ def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> 
         return shelf.kept(load(key, name))
 
     shelf = Shelf(load, lambda name: f"{display}/{name}")
-    for path, name in _files(root, "", display, homes, (), reading):
+    for path, name in _Walk(display, homes, reading).files(root, "", ()):
         key = name[:-3] if name.isascii() else unicodedata.normalize("NFC", name[:-3])
         shelf.put(key, reading.values(path, read, key, name), name)
     if not shelf:
@@ -57,26 +60,36 @@ def split_front_matter(text: str) -> tuple[str | None, str, int]:
     raise InputError("the front matter is not closed", remedy="end it with a line of '+++'")
 
 
-def _files(
-    folder: str, prefix: str, display: str, homes: tuple[str, ...], above: tuple[str, ...], reading: Reading
-) -> Iterator[tuple[str, str]]:
-    """``(path, name relative to the graph's folder)`` of every node file."""
-    here = os.path.realpath(folder)
-    shown = f"{display}/{prefix}".rstrip("/")
-    if here in above:
-        raise InputError("this link leads back into a folder above it", where=shown, remedy="remove the link")
-    files, folders, links = reading.values(folder, _listing, folder, shown)
-    for name in files:
-        yield f"{folder}/{name}", f"{prefix}{name}"
-    for name in folders:
-        yield from _files(f"{folder}/{name}", f"{prefix}{name}/", display, homes, (*above, here), reading)
-    for name in links:  # what a link leads to can change without its folder
-        path = f"{folder}/{name}"
-        _stay_inside(path, f"{display}/{prefix}{name}", homes)
-        if os.path.isdir(path):
-            yield from _files(path, f"{prefix}{name}/", display, homes, (*above, here), reading)
-        elif _is_node(name, os.path.isfile(path), shown):
-            yield path, f"{prefix}{name}"
+class _Walk:
+    """A walk over the folders of a graph. `homes`: where links may lead."""
+
+    def __init__(self, display: str, homes: tuple[str, ...], reading: Reading) -> None:
+        self._display, self._homes, self._reading = display, homes, reading
+        self._met: Counter[str] = Counter()
+
+    def files(self, folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """``(path, name relative to the graph's folder)`` of every node file below `folder`."""
+        here = os.path.realpath(folder)
+        shown = f"{self._display}/{prefix}".rstrip("/")
+        if here in above:
+            raise InputError("this link leads back into a folder above it", where=shown, remedy="remove the link")
+        if len(above) > _DEEPEST:
+            raise InputError(f"folders more than {_DEEPEST} deep", where=shown[:80], remedy="move them up")
+        self._met[here] += 1
+        if self._met[here] > _MOST_WAYS:  # thirty folders with two links each to the next are a billion
+            raise InputError(f"more than {_MOST_WAYS} links lead here", where=shown, remedy="remove links")
+        files, folders, links = self._reading.values(folder, _listing, folder, shown)
+        for name in files:
+            yield f"{folder}/{name}", f"{prefix}{name}"
+        for name in folders:
+            yield from self.files(f"{folder}/{name}", f"{prefix}{name}/", (*above, here))
+        for name in links:  # what a link leads to can change without its folder
+            path = f"{folder}/{name}"
+            _stay_inside(path, f"{self._display}/{prefix}{name}", self._homes)
+            if os.path.isdir(path):
+                yield from self.files(path, f"{prefix}{name}/", (*above, here))
+            elif _is_node(name, os.path.isfile(path), shown):
+                yield path, f"{prefix}{name}"
 
 
 def _listing(folder: str, shown: str) -> tuple[list[str], list[str], list[str]]:

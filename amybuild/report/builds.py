@@ -7,6 +7,7 @@ from typing import Any
 
 from amybuild.plan.change import Cause, Difference, some
 from amybuild.report.link import interference
+from amybuild.report.measured import alone, crossed
 from amybuild.report.readout import short
 from amybuild.report.text import behaviours, table
 from amybuild.report.why import Texts, cause_lines
@@ -50,8 +51,10 @@ def show(info: Mapping[str, Any], layers: bool = False) -> str:
     out += ["", text] if text else []
     text = short(readout)
     out += ["", text] if text else []
-    measured = behaviours(info.get("verification", {}))
-    return "\n".join([*out, "", measured] if measured else out)
+    verification = info.get("verification", {})
+    for text in (alone(info["targets"]), crossed(verification), behaviours(verification)):
+        out += ["", text] if text else []
+    return "\n".join(out)
 
 
 def _beside(adapter: Mapping[str, Any], persona: Mapping[str, Any]) -> list[str]:
@@ -162,8 +165,9 @@ def side_by_side(a: Mapping[str, Any], b: Mapping[str, Any], one: str, two: str)
     """Each behaviour's margin in the persona, and the neutral KL, of two builds beside each other."""
     before, after = ({k: v.get("persona") for k, v in m.get("behaviours", {}).items()} for m in (a, b))
     rows = [[name, *_pair(before.get(name), after.get(name), "+.3f")] for name in {**before, **after}]
-    if "neutral_kl" in a or "neutral_kl" in b:
-        rows.append(["neutral KL", *_pair(a.get("neutral_kl"), b.get("neutral_kl"), ".4f")])
+    for name, key in (("neutral KL", "neutral_kl"), ("neutral perplexity, over the base's", "ppl_ratio")):
+        if key in a or key in b:
+            rows.append([name, *_pair(a.get(key), b.get(key), ".4f")])
     return table(rows, ["in the persona", one, two, "difference"]) if rows else ""
 
 

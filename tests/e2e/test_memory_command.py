@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+from amybuild.cache.actions import ActionCache
+from amybuild.cache.store import Store
+from amybuild.digest import digest_bytes
 from amybuild.memory.graph import read_graph
 from tests.e2e.test_memory_server import keep, starts, use
 from tests.harness import Space, golden
@@ -163,3 +167,24 @@ def test_export_writes_what_is_read_back(built: Space) -> None:
     assert os.listdir(built.root / "partly") == ["j-05.md"]
     for what in ("status", "diff"):
         assert "are of export" in built.run("memory", what, "--query", "key:j-*").err
+
+
+def test_what_a_kept_build_read_outlives_the_folder(built: Space) -> None:
+    """A folder needs no snapshot: each text that an action read is stored by its digest, as long as a build is kept."""
+    assert built.run("pin").code == 0
+    store = Store(built.root / "cache/v1")
+    before = {node.digest: node.canonical() for node in read_graph("memory", built.root).nodes.values()}
+    records = [ActionCache(store).record(path.stem) for path in (store.root / "actions").rglob("*.json")]
+    read = {value for record in records if record for kind, _, value in record.manifest if kind == "node"}
+    model = (built.product / "model.safetensors").read_bytes()
+    shutil.rmtree(built.root / "memory")
+    shutil.rmtree(built.product)
+    (built.root / "memory").mkdir()
+    built.write("memory/other.md", "Another memory.")
+    assert built.run("gc").code == 0
+    whole = read & before.keys()
+    assert len(whole) > 3
+    assert all(store.get_bytes(digest) == before[digest] for digest in whole)
+    assert all(digest_bytes(store.get_bytes(digest) or b"") == digest for digest in read), "sections too"
+    assert built.run("checkout", "--lock").code == 0
+    assert (built.product / "model.safetensors").read_bytes() == model

@@ -54,6 +54,15 @@ def link(name: str, target: Callable[[Path], Path]) -> Callable[[Path], None]:
     return make
 
 
+def links_to_links(root: Path) -> None:
+    for level in range(40):
+        (root / f"memory/more/x{level:02d}").mkdir(parents=True)
+        (root / f"memory/more/x{level:02d}/n.md").write_text(SECRET)
+        for name in "pq":
+            (root / f"memory/more/x{level:02d}/{name}").symlink_to(f"../x{level + 1:02d}")
+    (root / "memory/more/x40").mkdir()
+
+
 def fifo(root: Path) -> None:
     os.mkfifo(root / "memory" / "pipe.md")
 
@@ -91,6 +100,8 @@ CASES = {
         "memory/a.md: a link that leads nowhere",
     ),
     "a folder in itself": (link("more", lambda root: root / "memory"), "memory/more: this link leads back"),
+    "folders without end": (md("d/" * 150 + "a.md", SECRET), "folders more than 100 deep"),
+    "links to folders of links": (links_to_links, "more than 1000 links lead here"),
     "a pipe": (fifo, "memory/pipe.md: not a regular file"),
 }
 
