@@ -118,11 +118,21 @@ class ActionCache:
 
     def record(self, key: str) -> Record | None:
         """The record under `key` here, whether or not its output still is."""
+        return parse_record(key, self.bytes_of(key))
+
+    def bytes_of(self, key: str) -> bytes | None:
+        """The bytes of the record under `key` here."""
         try:
             with open(self._path(key), "rb") as file:
-                return parse_record(key, file.read())
+                return file.read()
         except (OSError, ValueError):
             return None
+
+    def keys(self) -> dict[str, str]:
+        """The key of every record here that can be read, by ``action key``: an action has had many."""
+        paths = sorted((self.store.root / "actions").glob("*/*.json"))
+        found = ((path.stem, self.record(path.stem)) for path in paths)
+        return {f"{record.action} {key[:12]}": key for key, record in found if record is not None}
 
     def told(self, key: str) -> Record | None:
         """`record`, read at most once by this run, and not when an earlier one did and its file is as it was."""

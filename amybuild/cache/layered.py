@@ -16,6 +16,7 @@ from amybuild.cache.actions import Record, parse_record
 from amybuild.cache.remote import Place
 from amybuild.cache.store import Files, listing, parse_listing
 from amybuild.digest import digest_bytes, digest_file
+from amybuild.errors import ActionError, InputError
 
 if TYPE_CHECKING:
     from amybuild.cache.store import Store
@@ -96,6 +97,11 @@ class Shared:
                 why = "its package is missing: pip install amybuild[s3] or [gs]"
                 why = why if isinstance(error, ImportError) else type(error).__name__
                 self.notes.append(f"the shared store is not used any more in this run ({why})")
+
+    @property
+    def failed(self) -> str | None:
+        """Why it is not asked any more; None while it answers."""
+        return self.notes[-1] if self._off else None
 
     def find(self, key: str) -> tuple[Record, bytes, Files] | None:
         """What is there under an action key: the record, its bytes, and its tree's files."""
@@ -198,6 +204,24 @@ class Shared:
                 self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
                 self._thread.start()
         self._queue.put(_Upload(store, record, data, files))
+
+    def check_writable(self) -> None:
+        """InputError where this project only reads it."""
+        if self._readonly:
+            remedy = "take 'readonly' out of [cache] where it may be filled from"
+            raise InputError("the shared store is only read from here", where="[cache] readonly", remedy=remedy)
+
+    def give(self, store: Store, record: Record, data: bytes, files: Files) -> None:
+        """`offer`, and it is there when this returns; ActionError when it cannot be."""
+        remedy = "finished uploads stay: push again; amybuild doctor looks at the shared store"
+        try:
+            self._upload(_Upload(store, record, data, files))
+        except PermissionError:
+            what = "the shared store takes nothing from here (no permission)"
+            raise ActionError(what, where=record.action, remedy=remedy) from None
+        except Exception as error:  # as in `_ask`
+            what = f"the shared store cannot be written ({type(error).__name__})"
+            raise ActionError(what, where=record.action, remedy=remedy) from None
 
     def finish(self, wait: bool = True) -> None:
         """Wait for the uploads, or drop those that have not begun."""

@@ -131,6 +131,8 @@ def open_place(url: str, where: str, version: str) -> Place:
         from urllib.parse import unquote
 
         return Folder(Path(unquote(path)) / version)
+    if scheme == "gs":  # else it asks what kind of bucket this is, with another permission, and warns each time
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     import fsspec
 
     fs = fsspec.filesystem(scheme, use_listings_cache=False, **_OPTIONS[scheme])

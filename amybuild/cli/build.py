@@ -37,6 +37,7 @@ commands:
   amybuild export gguf|fold     its steering for llama.cpp, or in a checkpoint that steers by itself
   amybuild gc                   free what no pin, recent build or running process needs
   amybuild fsck                 hash the whole cache again, find damage, mend it
+  amybuild push                 upload what is here to a shared store that was named later
   amybuild memory pull          ask the memory server now; status, diff: what is learned, what changed
   amybuild watch [TARGET…]      build again after every edit
   amybuild init [DIR]           a new project to start from

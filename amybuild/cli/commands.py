@@ -23,6 +23,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "checkout": "history:checkout",
     "gc": "store:gc",
     "fsck": "store:fsck",
+    "push": "store:push",
     "watch": "watch:watch",
     "init": "project:init",
     "doctor": "project:doctor",

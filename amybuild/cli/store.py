@@ -1,4 +1,4 @@
-"""The cache itself: gc frees what nobody needs, fsck finds damage and mends it."""
+"""The cache itself: gc frees what nobody needs, fsck finds damage and mends it, push fills the shared store."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from amybuild.cli.common import command, enter, size_of
 from amybuild.errors import InputError
 from amybuild.report.text import amount
+from amybuild.value import values
 
 
 def gc(argv: Sequence[str]) -> int:
@@ -83,14 +84,55 @@ def fsck(argv: Sequence[str]) -> int:
     return 0 if report.clean or report.repaired else 1
 
 
-def _progress(silent: bool) -> Callable[[int, int], None]:
+def push(argv: Sequence[str]) -> int:
+    parser = command(
+        "push",
+        "Upload a build's results to the shared store, those that are not there: what was made before it was named.",
+    )
+    parser.add_argument("build", nargs="?", metavar="BUILD", help="of this build (default: the last one)")
+    parser.add_argument("--all", action="store_true", help="every result in the cache, of any project that uses it")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="say what would go")
+    args = enter(parser, argv)
+    if args.all and args.build:
+        raise InputError("a BUILD and --all exclude each other", where="amybuild push")
+    from amybuild.cache.actions import ActionCache
+    from amybuild.cache.push import push as send
+    from amybuild.versions import find, find_root, open_cache, shared_of
+
+    file = Path(args.file)
+    store, history = open_cache(find_root(file), shared_of(file))
+    cache = ActionCache(store)
+    try:
+        keys = cache.keys() if args.all else {id: key for id, (key, _) in find(history, args.build).actions.items()}
+        told = _progress(args.quiet or args.json, lambda done, total: f"looked at {done} of {total} results")
+        done = send(store, cache, keys, told, dry_run=args.dry_run)
+    finally:
+        store.close()
+    if args.json:
+        print(json.dumps({"schema": 1, "dry_run": args.dry_run, **values(done)}))
+        return 0
+    for action in done.sent if args.dry_run else ():
+        print(action)
+    for action in done.absent:
+        print(f"warning: {action} is no longer whole here", file=sys.stderr)
+    if not args.quiet:
+        word = "would push" if args.dry_run else "pushed"
+        print(f"{word} {len(done.sent)} results ({amount(done.size)}), {len(done.there)} were there", file=sys.stderr)
+    return 0
+
+
+def _hashed(done: int, total: int) -> str:
+    return f"hashed {amount(done)} of {amount(total)}"
+
+
+def _progress(silent: bool, line: Callable[[int, int], str] = _hashed) -> Callable[[int, int], None]:
     """A line every two seconds."""
     last = [time.monotonic()]
 
     def told(done: int, total: int) -> None:
         if not silent and time.monotonic() - last[0] > 2:
             last[0] = time.monotonic()
-            print(f"hashed {amount(done)} of {amount(total)}", file=sys.stderr)
+            print(line(done, total), file=sys.stderr)
 
     return told
 

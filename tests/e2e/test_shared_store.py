@@ -121,6 +121,60 @@ def test_a_read_only_shared_store_is_not_written(built: Space, tmp_path: Path) -
     assert sorted(shared.rglob("*")) == before
 
 
+def test_what_was_made_before_a_store_was_named_is_pushed(built: Space, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    share(built, shared)
+    missing = built.run("push", "-n")
+    assert missing.code == 0, missing.err
+    told = json.loads(built.run("push", "--json").out)
+    assert missing.out.split() == told["sent"]
+    assert len(told["sent"]) == 23, "the actions, and the link map"
+    assert not told["there"]
+    assert not told["absent"]
+    again = json.loads(built.run("push", "--json").out)
+    assert (len(again["there"]), again["sent"], again["size"]) == (23, [], 0)
+    other = clone(built, tmp_path / "other")
+    summary, notes = here(other)
+    assert summary["ran"] == []
+    assert not notes
+    assert product(other) == product(built)
+
+
+def test_a_push_of_everything_holds_older_results_and_names_what_is_gone(built: Space, tmp_path: Path) -> None:
+    share(built, tmp_path / "shared")
+    before = json.loads(built.run("push", "-n", "--json").out)
+    shutil.copytree(built.root, tmp_path / "more", symlinks=True)
+    assert built.run("--set", "link.density=0.25").code == 0  # another build, with results that go at once
+    shutil.rmtree(tmp_path / "shared")
+    every = json.loads(built.run("push", "--all", "-n", "--json").out)
+    assert len(every["sent"]) > len(before["sent"])
+    objects = [path for path in (built.root / "cache/v1/objects").rglob("*") if path.is_file()]
+    largest = max(objects, key=lambda path: path.stat().st_size)
+    largest.unlink()
+    told = json.loads(built.run("push", "--all", "--json").out)
+    assert told["absent"]
+    assert {*told["absent"], *told["sent"]} == {*every["sent"]}
+    assert built.run("push", "nothing").code == 2
+
+
+def test_a_push_to_nowhere_or_where_it_is_not_allowed_is_a_clean_error(built: Space, tmp_path: Path) -> None:
+    nowhere = built.run("push")
+    assert nowhere.code == 2
+    assert "no shared store" in nowhere.err
+    shared = tmp_path / "shared"
+    share(built, shared, "readonly = true")
+    refused = built.run("push")
+    assert refused.code == 2
+    assert "readonly" in refused.err
+    assert not shared.exists()
+    built.edit("Personafile.toml", "readonly = true", "")
+    shared.write_text("a file in its place")
+    failed = built.run("push")
+    assert failed.code == 1
+    assert "shared store" in failed.err
+    assert "Traceback" not in failed.err
+
+
 def test_an_unusable_address_is_an_input_error_that_keeps_the_secret(built: Space) -> None:
     built.edit("Personafile.toml", "[link]", '[cache]\nremote = "s3://me:TOKEN@bucket"\n\n[link]')
     result = built.run()
