@@ -26,7 +26,7 @@ from tests.harness import ROOT, Space
 
 _CODE: dict[str, dict[str, str]] = {}
 BASE = {"config.json": b"{}", "model.safetensors": b"weights" * 40, "tokenizer.json": b"{}"}
-ACTIONS = 22  # of the project of tests/harness.py
+ACTIONS = 26  # of the project of tests/harness.py
 
 
 def run(action: Any, key: str, inputs: Mapping[str, Path], out: Path, progress: Callable[..., None]) -> None:
