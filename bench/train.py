@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH, THREADS = 6, 2
+TEXT = 30  # steps whose rows are text enough for a context and its decisions
 ROOT = Path(__file__).resolve().parent.parent
 TRL = {
     "TRL, our batches": {},
@@ -147,7 +148,7 @@ def main() -> None:
     machine = f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"{time.strftime('%Y-%m-%d')}, {machine}, Python {platform.python_version()}\n")
     if args.frozen:
-        rows = rows_of(args.base, args.corpora, 37 if args.steps > 37 else 30)
+        rows = rows_of(args.base, args.corpora, TEXT)
         job = {"base": str(args.base), "steps": args.steps, "rows": rows}
         parts = {kind: run(sys.executable, f"frozen-{kind}", job) for kind in ("frozen", "tree", "rows")}
         first = [part["losses"][0] for part in parts.values()]
