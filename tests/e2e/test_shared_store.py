@@ -128,7 +128,7 @@ def test_what_was_made_before_a_store_was_named_is_pushed(built: Space, tmp_path
     assert missing.code == 0, missing.err
     told = json.loads(built.run("push", "--json").out)
     assert missing.out.split() == told["sent"]
-    assert len(told["sent"]) == 23, "the actions, and the link map"
+    assert len(told["sent"]) == 27, "the actions, and the link map"
     assert not told["there"]
     assert not told["absent"]
     again = json.loads(built.run("push", "--json").out)
