@@ -164,7 +164,7 @@ class Join:
                 )
                 yield first + low, out
             return
-        for low, high in row_blocks((stop - start, self._columns), _BLOCK if self._held is None else _PIECE):
+        for low, high in row_blocks((stop - start, self._columns)):
             rows = start + low, start + high
             out = scratch.vector(f"rounded {self.weight.code}", (high - low) * self._columns, self.weight.array.dtype)
             if self.weight.code == "BF16" and self._result is None:

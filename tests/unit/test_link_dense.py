@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from amybuild.errors import ActionError, InputError
-from amybuild.link import linker, merge
+from amybuild.link import linker, merge, tally
 from amybuild.link.delta import dense
 from amybuild.link.methods import METHODS
 from amybuild.link.run import link
@@ -220,3 +220,21 @@ def test_a_stopped_link_ends_its_threads(inputs: dict[str, Path], tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         go(inputs, tmp_path / "out", {"one": 1.0}, progress=stop)
     assert threading.active_count() == before
+
+
+def test_what_is_remembered_changes_no_digit_of_the_report(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge, "_BLOCK", 100)  # sums are taken block by block: the blocks may not depend on it
+    monkeypatch.setattr(merge, "_PIECE", 1 << 18)
+    monkeypatch.setattr(tally, "_DIGITS", 17)
+    factors = {**inputs, "vector.more": files.write_adapter(tmp_path / "more", 6)}
+    known = {"memo": tmp_path / "memo", "digests": {role: role for role in factors}}
+    for names in (("low", "more"), ("low", "one")):
+        alphas = dict.fromkeys(names, 1.0)
+        go(factors, tmp_path / "-".join(("first", *names)), alphas, **known)
+        changed = {**alphas, "low": 0.7}
+        again, afresh = (tmp_path / "-".join((said, *names)) for said in ("again", "afresh"))
+        go(factors, again, changed, **known)
+        go(factors, afresh, changed)
+        assert (again / "link.json").read_bytes() == (afresh / "link.json").read_bytes()
