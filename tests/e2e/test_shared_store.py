@@ -132,7 +132,7 @@ def test_what_was_made_before_a_store_was_named_is_pushed(built: Space, tmp_path
     assert not told["there"]
     assert not told["absent"]
     again = json.loads(built.run("push", "--json").out)
-    assert (len(again["there"]), again["sent"], again["size"]) == (23, [], 0)
+    assert (len(again["there"]), again["sent"], again["size"]) == (27, [], 0)
     other = clone(built, tmp_path / "other")
     summary, notes = here(other)
     assert summary["ran"] == []
