@@ -243,9 +243,9 @@ def _convert_gguf(file: Path, out: Path) -> None:
         raise ActionError(f"cannot read GGUF: {error}", where=file.name, remedy="install the package gguf") from error
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise ActionError(
-            f"this GGUF does not convert ({type(error).__name__})",
+            f"this GGUF does not convert ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})",
             where=file.name,
-            remedy="its architecture or quantisation is unknown to transformers; use a safetensors folder",
+            remedy="if transformers does not know its architecture or quantisation, use a safetensors folder",
         ) from error
     same = again.chat_template == tokenizer.chat_template and _ids(again, SAMPLE) == _ids(tokenizer, SAMPLE)
     if not same:

@@ -30,20 +30,26 @@ _WHOLE = "lower alpha, lr or steps, give the node replies of other lengths"
 ALONE: tuple[Gate, ...] = (
     Gate("min_margin_gain", ("gain",), "the held-out {measure} gains {:+.4f} nats per token", _MORE),
     Gate(
-        *("min_prose_gain", ("prose_gain",), "as plain prose the held-out {measure} gains {:+.4f} nats per token"),
+        "min_prose_gain",
+        ("prose_gain",),
+        "as plain prose the held-out {measure} gains {:+.4f} nats per token",
         "give the node dialogues of more kinds, train longer",
     ),
     Gate("max_neutral_kl", ("neutral_kl",), "it moves neutral text by {:.4f} nats per token (KL to the base)", _CALMER),
     Gate("max_ppl_ratio", ("ppl_ratio",), "neutral text is {:.4f} times as perplexing as to the base", _CALMER),
     Gate(
-        *("max_own_kl", ("own_kl",), "on its own held-out replies it is {:.4f} nats per token (KL) from the base"),
+        "max_own_kl",
+        ("own_kl",),
+        "on its own held-out replies it is {:.4f} nats per token (KL) from the base",
         "lower alpha, lr or steps",
     ),
     Gate("max_repetition", ("samples", "repetition"), "a share of {:.3f} of its greedy replies repeats itself", _WHOLE),
     Gate("min_length_ratio", ("length_ratio",), "its greedy replies are {:.3f} times as long as the base's", _WHOLE),
     Gate("max_length_ratio", ("length_ratio",), "its greedy replies are {:.3f} times as long as the base's", _WHOLE),
     Gate(
-        *("min_end_of_turn", ("samples", "end_of_turn"), "a share of {:.3f} of its greedy replies comes to an end"),
+        "min_end_of_turn",
+        ("samples", "end_of_turn"),
+        "a share of {:.3f} of its greedy replies comes to an end",
         "raise sample_tokens, give the node shorter replies",
     ),
 )
@@ -52,15 +58,15 @@ _STEADIER = "lower alpha: past its best strength a vector undoes itself; give th
 
 LINKED: tuple[Gate, ...] = (
     Gate(
-        *(
-            "max_neutral_kl",
-            ("neutral_kl",),
-            "the persona moves neutral text by {:.4f} nats per token (KL to the base)",
-        ),
+        "max_neutral_kl",
+        ("neutral_kl",),
+        "the persona moves neutral text by {:.4f} nats per token (KL to the base)",
         "lower link.lambda or the alphas of the strongest vectors",
     ),
     Gate(
-        *("max_ppl_ratio", ("ppl_ratio",), "neutral text is {:.4f} times as perplexing as to the base"),
+        "max_ppl_ratio",
+        ("ppl_ratio",),
+        "neutral text is {:.4f} times as perplexing as to the base",
         "lower link.lambda or the alphas of the strongest vectors",
     ),
 )
