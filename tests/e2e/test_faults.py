@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -175,7 +174,6 @@ def test_terminate_leaves_nothing_behind(space: Space) -> None:
     process = space.spawn()
     wait_for(process, "task.listen/train")
     process.terminate()
-    with contextlib.suppress(Exception):
-        process.communicate(timeout=60)
-    assert process.returncode == 130
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, f"{out}\n{err}"
     assert not list((space.root / "cache" / "v1" / "tmp").iterdir())

@@ -199,7 +199,7 @@ def test_damage_is_fetched_back_from_the_shared_store(cache: Cache, tmp_path: Pa
 def test_a_check_beside_builds_and_collections_sees_no_damage(tmp_path: Path) -> None:
     import multiprocessing
 
-    from tests.unit.test_gc import worker
+    from tests.unit.test_gc_beside import worker
 
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=worker, args=(tmp_path / "c", i, 3.0, tmp_path / f"r{i}")) for i in range(2)]

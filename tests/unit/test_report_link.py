@@ -73,7 +73,4 @@ def test_a_sweep_in_words() -> None:
     assert lines[2].split() == ["link.lambda=9", "+0.400", "-", "2.0000", "over"]
     assert lines[3].split() == ["link.lambda=-", "-", "-", "-"]
     assert "link.lambda=-: it broke" in lines
-    assert (
-        lines[-1]
-        == "* best (largest mean gain, neutral KL at most 1 (the recipes' gate)): amybuild --set link.lambda=1"
-    )
+    assert lines[-1] == "* best (largest mean gain, neutral KL at most 1 (a gate)): amybuild --set link.lambda=1"
