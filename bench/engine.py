@@ -4,8 +4,8 @@
     python bench/engine.py --work DIR --only dvc --targets 1000    one tool; the table has what DIR knows of the others
 
 Every tool gets N targets with an input file each and one target made of all of them. For the others a target is a
-copied file. For amybuild it is a task of a persona (memory node, corpus, training, measurement of the base,
-verification: four actions), the last one is the linked checkpoint, and the product in dist/ is checked too. Its cache
+copied file. For amybuild it is a task of a persona (memory node, corpus, training, measurement of the base and of the
+vector, gates: five actions), the last one is the linked checkpoint, and the product in dist/ is checked too. Its cache
 is filled by `bench/generated.py` with stand-ins for what needs a model; the runs that are measured are the unmodified
 command line on a real cache and never see the difference. One input changed is a sentence of prose in one node: its
 corpus is made again by the real rule, is what it was, and the rest stays; then the product says what it is made of

@@ -242,8 +242,9 @@ def _convert_gguf(file: Path, out: Path) -> None:
     except ImportError as error:
         raise ActionError(f"cannot read GGUF: {error}", where=file.name, remedy="install the package gguf") from error
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0][:200]
         raise ActionError(
-            f"this GGUF does not convert ({type(error).__name__}: {str(error).partition(chr(10))[0][:200]})",
+            f"this GGUF does not convert ({type(error).__name__}: {why})",
             where=file.name,
             remedy="if transformers does not know its architecture or quantisation, use a safetensors folder",
         ) from error

@@ -16,7 +16,7 @@ from amybuild.model.score import reply_states
 from amybuild.model.train import checked
 from amybuild.model.vector import applied, read_vector
 
-SHARES = (0.25, 0.5, 1.0)  # of the linked strength, beside 0, which is the base's own measurement
+SHARES = (0.25, 0.5)  # of the linked strength, beside all of it, and 0, which is the base's own measurement
 
 
 def run(ctx: ActionContext) -> None:
@@ -35,7 +35,7 @@ def run(ctx: ActionContext) -> None:
     dtype, device = checked(params, "dtype", str, "float32"), checked(params, "device", str, "cpu")
     before = read_measured(ctx, "baseline", "baseline.json")
     result: dict[str, Any] = {"alpha": alpha, "lambda": lam, "base": before, "pairs": 0}
-    total = len(SHARES) + 3
+    total = len(SHARES) + 4
     with (
         deterministic(checked(params, "threads", int, 0)),
         load_base(ctx.inputs["base"], dtype=dtype, device=device) as base,
@@ -52,16 +52,14 @@ def run(ctx: ActionContext) -> None:
             shares = [[0.0, measure(before)]]
             for done, share in enumerate(SHARES, 1):
                 with applied(base.model, vector, share * lam * alpha, scale):
-                    found = margins(base, pairs)
-                shares.append([share, measure(found)])
+                    shares.append([share, measure(margins(base, pairs))])
                 ctx.progress(done, total)
-            result |= {"alone": found, "gain": measure(found) - measure(before), "pairs": len(pairs)}
-            result |= {
-                "shares": shares,
-                "monotone": all(a[1] <= b[1] for a, b in pairwise(shares)),
-            }
         with applied(base.model, vector, lam * alpha, scale):
             if "corpus" in ctx.inputs:
+                found = margins(base, pairs)
+                result |= {"alone": found, "gain": measure(found) - measure(before), "pairs": len(pairs)}
+                shares.append([1.0, measure(found)])
+                result |= {"shares": shares, "monotone": all(a[1] <= b[1] for a, b in pairwise(shares))}
                 found = margins(base, prose)
                 result |= {"prose": found, "prose_gain": measure(found) - measure(before["prose"])}
                 result["own_kl"] = divergence(base, own, own_states).kl

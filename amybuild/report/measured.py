@@ -43,8 +43,7 @@ def alone(targets: Sequence[Mapping[str, Any]]) -> str:
 def crossed(verification: Mapping[str, Any]) -> str:
     """The cross-effects: a row per vector, a column per behaviour; of a build that tells them."""
     effects, shares = verification.get("cross") or {}, verification.get("cross_share") or {}
-    names = list(dict.fromkeys(name for row in effects.values() for name in row))
-    names.sort()
+    names = sorted({name for row in effects.values() for name in row})
     if not names:
         return ""
     rows = []

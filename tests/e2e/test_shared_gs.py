@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from amybuild.cache import remote
-from tests.e2e.test_shared_store import clone, finished, here, product
+from amybuild.cache.remote import open_place
+from tests.e2e.test_shared_store import clone, finished, first_record_stays, here, product
 from tests.harness import Space
 
 pytestmark = pytest.mark.gs
@@ -59,23 +59,7 @@ def test_what_was_made_here_is_pushed_to_gs_and_built_elsewhere_from_it(built: S
 
 def test_the_first_record_on_gs_stays(tmp_path: Path, gs: str) -> None:
     assert gs
-    place = remote.open_place(os.environ["AMYBUILD_REMOTE"], "here", "v1")
-    place.add("actions/aa/x.json", b"one", replace=False)
-    with pytest.raises(FileExistsError):
-        place.add("actions/aa/x.json", b"two", replace=False)
-    assert place.read("actions/aa/x.json") == b"one"
-    place.add("actions/aa/x.json", b"three", replace=True)
-    assert place.read("actions/aa/x.json") == b"three"
-    with pytest.raises(FileNotFoundError):
-        place.read("actions/aa/y.json")
-    with pytest.raises(FileNotFoundError):
-        place.size("actions/aa/y.json")
-    for size in (0, 7 << 20):
-        (tmp_path / "one").write_bytes(os.urandom(size))
-        place.send("objects/aa/one", tmp_path / "one")
-        assert place.size("objects/aa/one") == size
-        place.fetch("objects/aa/one", tmp_path / "got", size)
-        assert (tmp_path / "got").read_bytes() == (tmp_path / "one").read_bytes()
+    first_record_stays(open_place(os.environ["AMYBUILD_REMOTE"], "here", "v1"), tmp_path)
 
 
 @pytest.mark.parametrize("how", ["dead", "no bucket"])
