@@ -184,10 +184,7 @@ def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[st
 
 def keep_text(cache: ActionCache, text: bytes | bytearray, when: str) -> tuple[str, str]:
     """`keep_map`, of the bytes of persona.json."""
-    room = cache.store.scratch()
-    with disk_errors(room):
-        (room / MARK).write_bytes(text)
-    output = cache.store.put_tree(room)
+    output = cache.store.put_file(MARK, text)
     key = digest_value("product", output)
     if cache.lookup(key) is None:
         cache.publish(Record(PRODUCT, "product", key, (), output, 0.0, when))

@@ -25,7 +25,7 @@ def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> 
 
     `display` is how messages name the folder; links and example files may not lead out of `folder` and `project`.
     """
-    homes = tuple({os.path.realpath(folder), os.path.realpath(project)})
+    homes = _homes(folder, project)
     root = os.fspath(folder)
 
     def load(key: str, name: str) -> Node:
@@ -37,12 +37,28 @@ def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> 
 
     shelf = Shelf(load, lambda name: f"{display}/{name}")
     for path, name in _Walk(display, homes, reading).files(root, "", ()):
-        key = name[:-3] if name.isascii() else unicodedata.normalize("NFC", name[:-3])
+        key = key_of(name)
         shelf.put(key, reading.values(path, read, key, name), name)
     if not shelf:
         raise InputError("no memory nodes here", where=display, remedy="a node is a Markdown file: some-key.md")
     shelf.sort()
     return shelf
+
+
+def read_file(folder: Path, display: str, project: Path, name: str, reading: Reading) -> Node:
+    """The node of one file of the folder."""
+    path = os.path.join(folder, name)
+    reading.saw(path)
+    return _read_node(path, key_of(name), f"{display}/{name}", _homes(folder, project), reading)
+
+
+def _homes(folder: Path, project: Path) -> tuple[str, ...]:
+    return tuple({os.path.realpath(folder), os.path.realpath(project)})
+
+
+def key_of(name: str) -> str:
+    """The key of the node in a file of this name, relative to the graph's folder."""
+    return name[:-3] if name.isascii() else unicodedata.normalize("NFC", name[:-3])
 
 
 def split_front_matter(text: str) -> tuple[str | None, str, int]:
