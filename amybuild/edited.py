@@ -118,7 +118,7 @@ class Edited:
         if nodes is not None:
             self.nodes, self.digests = nodes, known.digests | {key: node.digest for key, node in nodes.items()}
             self.edited = {key: known.digests[key] for key in nodes if self.digests[key] != known.digests[key]}
-            entries = {key: entry_of(node) for key, node in nodes.items()}
+            entries = {key: entry_of(node) for key, node in nodes.items() if node.links}
             new = ((key, odd(nodes[key].source, target)) for key, target in dangling(entries, known.digests))
             same = (row for row in known.lost if row[0] not in nodes)
             self.lost, self.notes = sorted((*same, *new), key=lambda row: row[0]), known.notes

@@ -20,11 +20,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from amybuild.cache.disk import disk_errors, fresh, sweep_parts
+from amybuild.cache.disk import disk_errors, fresh, remove_tree, sweep_parts
 from amybuild.kept import REMOVALS
 
 
@@ -37,7 +36,7 @@ def guard(root: Path, *, exclusive: bool = False) -> Iterator[None]:
         try:
             handle = os.open(root / REMOVALS, flags, 0o666)
         except IsADirectoryError:  # damage
-            shutil.rmtree(root / REMOVALS, ignore_errors=True)
+            remove_tree(root / REMOVALS)
             handle = os.open(root / REMOVALS, flags, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
@@ -82,7 +81,7 @@ class Room:
         """Give it back: from here on history alone speaks for what was made."""
         try:
             with guard(self.root):
-                shutil.rmtree(self.path, ignore_errors=True)
+                remove_tree(self.path)
                 Path(f"{self.path}.lock").unlink(missing_ok=True)
         finally:
             os.close(self._handle)  # on a disk that takes nothing any more the next build sweeps the rest
@@ -106,11 +105,11 @@ def sweep(base: Path) -> None:
     """Remove the rooms and half-written files of processes that are gone (killed ones, power loss)."""
     for room in [path for path in base.iterdir() if path.is_dir()]:
         if not Path(f"{room}.lock").exists():  # the lock is there before its room and until after it
-            shutil.rmtree(room, ignore_errors=True)
+            remove_tree(room)
     for lock in base.glob("*.lock"):
         handle = _claim(lock)
         if handle is not None:
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            remove_tree(lock.with_suffix(""))
             lock.unlink(missing_ok=True)
             os.close(handle)
     sweep_parts(base)

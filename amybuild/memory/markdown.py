@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +57,11 @@ def _homes(folder: Path, project: Path) -> tuple[str, ...]:
 
 def key_of(name: str) -> str:
     """The key of the node in a file of this name, relative to the graph's folder."""
-    return name[:-3] if name.isascii() else unicodedata.normalize("NFC", name[:-3])
+    if name.isascii():
+        return name[:-3]
+    import unicodedata
+
+    return unicodedata.normalize("NFC", name[:-3])
 
 
 def split_front_matter(text: str) -> tuple[str | None, str, int]:
