@@ -181,7 +181,7 @@ def edit(root: Path, source: str, number: int) -> None:
         return
     path = root / source
     data = path.read_bytes()
-    at = data.index(b'# %s\\n' % key.encode())  # its heading
+    at = data.index(b"# %s\\n" % key.encode())  # its heading
     path.write_bytes(data[:at] + b"# Edited.\\n" + data[at:])
 
 
