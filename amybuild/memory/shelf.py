@@ -65,6 +65,10 @@ class Shelf(Mapping[str, Node]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def text(self, key: str) -> str:
+        """The content of a node."""
+        return self[key].content
+
     def source(self, key: str) -> str:
         """Where a node is, in words."""
         return self._source(self._rows[key][1])
