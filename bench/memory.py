@@ -181,8 +181,9 @@ def edit(root: Path, source: str, number: int) -> None:
         return
     path = root / source
     data = path.read_bytes()
-    at = data.index(b"# %s\\n" % key.encode())  # its heading
-    path.write_bytes(data[:at] + b"# Edited.\\n" + data[at:])
+    line = data.rindex(b"\n", 0, data.index(b'"key":"%s"' % key.encode()))
+    at = line + len(b'\n{"content":"')
+    path.write_bytes(data[:at] + b"Edited. " + data[at:])
 
 
 def measured(root: Path, name: str, source: str) -> dict[str, Any]:
