@@ -47,6 +47,7 @@ def run_job(
     # them were four times slower than one (bench/LOG.md). OpenMP reads this when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # the same for numpy's, which spin as soon as it is imported
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its remarks are on how we call it, not on the build
     run = rule_function(job.rule)
     run(ActionContext(job.id, job.key, job.params, inputs, out, progress, job.inputs, memo, checkpoint, free_memory))

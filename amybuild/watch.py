@@ -55,19 +55,39 @@ def _is_address(source: str) -> bool:
 
 
 def look(places: Iterable[Path]) -> Look:
-    """The stamp of every file in `places`; hidden files (editors' own) do not count, missing ones are not there."""
+    """The stamp of every file in `places`; hidden files (editors' own) do not count, missing ones are not there.
+
+    A link counts itself and as what it leads to; a folder is entered once, under its real name. Links are followed into
+    the places and the folders of those that are files: what leads out of them is an error when it is read.
+    """
+    stack = [os.fspath(place) for place in places]
+    homes = tuple({os.path.realpath(name if os.path.isdir(name) else os.path.dirname(name)) for name in stack})
     found: dict[str, tuple[int, int, int, int]] = {}
-    for place in places:
-        stack = [os.fspath(place)]
-        while stack:
-            name = stack.pop()
-            with contextlib.suppress(OSError):  # it went away between two looks
-                if os.path.isdir(name):
-                    stack.extend(entry.path for entry in os.scandir(name) if not entry.name.startswith("."))
-                elif not name.endswith("~"):
-                    s = os.stat(name)
-                    found[name] = (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
+    met = set()
+    while stack:
+        name = stack.pop()
+        with contextlib.suppress(OSError):  # it went away between two looks
+            linked = os.path.islink(name)
+            if linked:
+                found[name] = _stamp(os.lstat(name))
+            if not os.path.isdir(name):
+                if not name.endswith("~"):
+                    found[name] = _stamp(os.stat(name))
+                continue
+            real = os.path.realpath(name)
+            above = linked and _inside(os.path.dirname(name), real)
+            if real not in met and not above and any(_inside(real, home) for home in homes):
+                met.add(real)
+                stack.extend(f"{real}/{entry.name}" for entry in os.scandir(real) if entry.name[0] != ".")
     return found
+
+
+def _inside(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def _stamp(s: os.stat_result) -> tuple[int, int, int, int]:
+    return (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino)
 
 
 def changed(before: Look, after: Look) -> list[str]:

@@ -173,15 +173,17 @@ def phase(name: str, root: Path, source: str) -> None:
 
 
 def edit(root: Path, source: str, number: int) -> None:
-    """Another word in one node."""
+    """One more word in one node."""
+    key = f"journal/j-{number * 4:06d}"
     if source == "memory":
-        path = root / "memory" / f"journal/j-{number * 4:06d}.md"
+        path = root / "memory" / f"{key}.md"
         path.write_text(path.read_text() + "\nEdited.\n")
         return
     path = root / source
     data = path.read_bytes()
-    at = data.index(b'"content":"# journal/j-%06d' % (number * 4))
-    path.write_bytes(data[: at + 12] + b"Edited." + data[at + 12 :])
+    line = data.rindex(b"\n", 0, data.index(b'"key":"%s"' % key.encode()))
+    at = line + len(b'\n{"content":"')
+    path.write_bytes(data[:at] + b"Edited. " + data[at:])
 
 
 def measured(root: Path, name: str, source: str) -> dict[str, Any]:

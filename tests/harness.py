@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import Any
 from amybuild.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
+# Python ends by SIGINT, which a shell calls 130 as well, when the KeyboardInterrupt came inside an `exec`
+INTERRUPTED = (130, -signal.SIGINT)
 
 PERSONAFILE = """\
 [persona]

@@ -12,9 +12,9 @@ from amybuild.digest import canonical
 from amybuild.errors import ActionError, InputError
 from amybuild.memory.dialogue import read_examples
 from amybuild.memory.example import Example
-from amybuild.memory.graph import MemoryGraph, build_graph
 from amybuild.memory.jsonl import read_jsonl
 from amybuild.memory.lines import read_lines
+from amybuild.memory.node import Node, find_key
 from amybuild.memory.text import lines_of
 
 MIN_TRAIN = 4
@@ -99,20 +99,20 @@ def check_size(names: str, made: Split, least: int, pairs: bool = True) -> None:
 
 
 def _of_nodes(ctx: ActionContext) -> tuple[str, list[Example]]:
-    graph = build_graph(read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl"))
-    keys = _keys(ctx.params, graph)
+    nodes = {node.key: node for node in read_jsonl(ctx.inputs["nodes"] / "nodes.jsonl", "nodes.jsonl")}
+    keys = _keys(ctx.params, nodes)
     found: list[Example] = []
     for done, key in enumerate(keys):
         ctx.progress(done, len(keys))
-        node, section = graph.resolve(key)
-        found += read_examples(node, section)
+        name, section = find_key(nodes, key)
+        found += read_examples(nodes[name], section)
     return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else ""), found
 
 
-def _keys(params: Mapping[str, Any], graph: MemoryGraph) -> list[str]:
+def _keys(params: Mapping[str, Any], nodes: Mapping[str, Node]) -> list[str]:
     sections, keys = params.get("sections"), params.get("keys")
     if sections is not None and keys is not None:
         raise InputError("both 'sections' and 'keys'", remedy="give one of them")
     if sections is not None:
         keys = [f"{key}#{part}" if part else key for key, part in sections.items()]
-    return sorted(set(graph.nodes if keys is None else keys))
+    return sorted(set(nodes if keys is None else keys))

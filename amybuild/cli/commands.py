@@ -33,6 +33,7 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "export": "serve:export",
     "memory": "memory:memory",
 }
+_signals: list[int] = []  # that asked this process to end: an import turns a KeyboardInterrupt into an error of its own
 
 
 def _function(entry: str) -> Callable[[Sequence[str]], int]:
@@ -64,6 +65,16 @@ def main(argv: list[str], found: Answer | None = None, leave: Callable[[], objec
     """Run one command; returns its exit code. `found`: what was said when all was up to date, which no longer holds.
     `leave` is called when the little that changed was made, and nothing of it is left to take down."""
     try:
+        code = _answer(argv, found, leave)
+    except Exception:
+        if not _signals:
+            raise
+        code = _interrupted()
+    return 130 if code and _signals else code  # what failed after a signal may have failed by it
+
+
+def _answer(argv: list[str], found: Answer | None, leave: Callable[[], object]) -> int:
+    try:
         command, rest = _split(argv)
         if found is not None and command is None:
             return _after_edit(argv, found, leave)
@@ -72,8 +83,7 @@ def main(argv: list[str], found: Answer | None = None, leave: Callable[[], objec
         print(f"amybuild: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("amybuild: interrupted; finished actions are kept", file=sys.stderr)
-        return 130
+        return _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -99,6 +109,18 @@ def _after_edit(argv: list[str], found: Answer, leave: Callable[[], object]) -> 
     return build.run(argv, ran)
 
 
+def _interrupted() -> int:
+    print("amybuild: interrupted; finished actions are kept", file=sys.stderr)
+    return 130
+
+
+def _stop(number: int, frame: object) -> None:
+    _signals.append(number)
+    raise KeyboardInterrupt
+
+
 def end_politely() -> None:
     """A polite kill ends like Ctrl-C: finished actions are kept, nothing half-done stays."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
+        signal.signal(signal.SIGINT, _stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -54,7 +55,7 @@ class LocalExecutor:
         ended: Result | Failure | Exception
         with self._free:
             try:
-                ended = self._ended(job, stop)
+                ended = Failure(Kind.CANCELLED, "interrupted", job.id) if stop.is_set() else self._ended(job, stop)
             except Exception as error:  # who wants to see a traceback sees it where it is polled
                 ended = error
         with self._news:
@@ -84,7 +85,8 @@ class LocalExecutor:
         for _, stop in self._jobs.values():
             stop.set()
         for thread, _ in self._jobs.values():
-            thread.join()
+            with contextlib.suppress(RuntimeError):  # an interrupt came before it had begun: it will see that at once
+                thread.join()
 
     def _ended(self, job: Job, stop: threading.Event) -> Result | Failure:
         try:

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 
 from amybuild.link.counting import agreeing, count, products, signs
-from amybuild.link.kernels import PART, add_bf16, disjoint, disjoint_of_four, four_trimmed, subtract_bf16, total, trim
+from amybuild.link.kernels import (
+    PART,
+    add_bf16,
+    disjoint,
+    disjoint_of_four,
+    four_trimmed,
+    product,
+    subtract_bf16,
+    total,
+    trim,
+)
 from amybuild.link.machine import compiled
 
 TOTAL, MASS, COUNT, GIVEN = 0, 1, 2, 3  # the sum; of those with the sign elected by mass, by count; it is there already
@@ -60,15 +70,15 @@ def trimmed(deltas: Any, first: Any, size: Any, terms: Any, seen: Any, counts: A
         part[i, size:] = np.float32(0)
 
 
-@compiled("f4[:,:]", "i8", "f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8[:]")
+@compiled("f4[:,:]", "f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8[:]")
 def join(
-    deltas: Any, first: Any, terms: Any, how: Any, seen: Any, counts: Any, narrow: Any, wide: Any, signed: Any, out: Any
+    deltas: Any, terms: Any, how: Any, seen: Any, counts: Any, narrow: Any, wide: Any, signed: Any, out: Any
 ) -> None:
-    """The entries from `first` on of differences that are there: float32 [n, …] -> float64 [m]."""
+    """The first entries of differences that are there: float32 [n, …] -> float64 [m]."""
     part = narrow[1 : deltas.shape[0] + 1]
     for start in range(0, out.size, PART):
         size = min(PART, out.size - start)
-        trimmed(deltas, first + start, size, terms, seen, counts, part)
+        trimmed(deltas, start, size, terms, seen, counts, part)
         joined(part, terms, how, seen, counts, narrow[0], wide, signed, out[start : start + size])
 
 
@@ -78,7 +88,7 @@ def join(
 )
 def join_onto_bf16(
     deltas: Any,
-    first: Any,
+    tile: Any,
     base: Any,
     terms: Any,
     how: Any,
@@ -90,15 +100,69 @@ def join_onto_bf16(
     strength: Any,
     out: Any,
 ) -> None:
-    """base + strength * `join`: float32 [n, …], bfloat16 bits [m] -> bits [m]."""
+    """base + strength * `join`: float32 [n, …], bfloat16 bits [m] -> bits [m]; `tile` entries are cut into parts."""
     n = deltas.shape[0]
     part = narrow[1 : n + 1]
-    for start in range(0, out.size, PART):
-        stop = min(start + PART, out.size)
-        merged = wide[n + 2, : stop - start]
-        trimmed(deltas, first + start, stop - start, terms, seen, counts, part)
-        joined(part, terms, how, seen, counts, narrow[0], wide, signed, merged)
-        add_bf16(base[start:stop], merged, strength, out[start:stop])
+    for begin in range(0, out.size, tile):
+        end = min(begin + tile, out.size)
+        for start in range(begin, end, PART):
+            stop = min(start + PART, end)
+            merged = wide[n + 2, : stop - start]
+            trimmed(deltas, start, stop - start, terms, seen, counts, part)
+            joined(part, terms, how, seen, counts, narrow[0], wide, signed, merged)
+            add_bf16(base[start:stop], merged, strength, out[start:stop])
+
+
+@compiled(
+    *("f4[:,:]", "f4[:,:]", "i8[:]", "f4[:]", "f4[:,:]", "f4[:,:]", "u2[:]", "f8[:,:]", "i8", "i8", "f8[:,:]"),
+    *("f4[:,:]", "f8[:,:]", "i2[:,:]", "f8", "u2[:]"),
+)
+def join_products_bf16(
+    left: Any,
+    right: Any,
+    ends: Any,
+    scales: Any,
+    rows: Any,
+    flat: Any,
+    base: Any,
+    terms: Any,
+    how: Any,
+    seen: Any,
+    counts: Any,
+    narrow: Any,
+    wide: Any,
+    signed: Any,
+    strength: Any,
+    out: Any,
+) -> None:
+    """`join_onto_bf16` of n products, a tile at a time: bfloat16 bits [m] -> bits [m].
+
+    left float32 [m / columns, ranks], right [ranks, columns]: the factors side by side, the i-th up to ends[i], times
+    scales[i]. For the tile: rows float32 [n * rows of a tile, columns], and flat [n, entries of a tile], the same.
+    """
+    n, columns = ends.size, right.shape[1]
+    step = rows.shape[0] // n
+    for row in range(0, left.shape[0], step):
+        last = min(row + step, left.shape[0])
+        rank = 0
+        for i in range(n):
+            product(left[row:last, rank : ends[i]], right[rank : ends[i]], scales[i], rows[i * step :][: last - row])
+            rank = ends[i]
+        start, stop = row * columns, last * columns
+        join_onto_bf16(
+            flat,
+            stop - start,
+            base[start:stop],
+            terms,
+            how,
+            seen,
+            counts,
+            narrow,
+            wide,
+            signed,
+            strength,
+            out[start:stop],
+        )
 
 
 @compiled(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from amybuild.errors import ActionError
 from amybuild.link.delta import SPAN, Delta
 from amybuild.link.memo import ALL, Memo
-from amybuild.link.merge import Cut, Join, Part, Scratch, band, row_blocks
+from amybuild.link.merge import Cut, Join, Part, band, row_blocks
 from amybuild.link.methods import Recipe
+from amybuild.link.scratch import Scratch
 from amybuild.link.strength import layer_of
 from amybuild.link.tally import Counts, Sums, Tally, numbers_of
 from amybuild.link.tensors import Shard, Stored, Weight, all_tensors, extent

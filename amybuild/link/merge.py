@@ -16,18 +16,18 @@ from amybuild.digest import digest_value
 from amybuild.link import fused, kernels
 from amybuild.link.delta import F32, SPAN, Delta, Dense, LowRank, added, fill, floats, mapped, of_bits, scaled
 from amybuild.link.methods import Recipe
+from amybuild.link.scratch import F64, Scratch
 from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tally import Counts
 from amybuild.link.tensors import Weight, extent
 from amybuild.link.write import add_rounded
 
-F64 = NDArray[np.float64]
-Room = tuple[F32, F64, NDArray[np.int16]]
 Cut = tuple[float, float]  # the least and the largest magnitude that stay
 ALL: Cut = (0.0, float("inf"))
 _VOCABULARY = re.compile(r"embed|\bwte\b|\bwpe\b|head\b")
 _PIECE = 1 << 18  # entries of bfloat16 weights merged at a time: what they become stays in a core's cache
 _BLOCK = 1 << 16  # entries merged at a time: the working set of four vectors stays in a core's cache
+_TILE = 1 << 14  # entries that factors are multiplied to at a time
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ class Join:
         self._terms[6] = np.inf
         self._least = 0.0  # SCE's threshold on the variance
         self._result: Delta | None = None  # of a matrix method
-        self._held: F32 | None = None  # [vectors, entries]: the differences, while they are in memory
         self._lock = threading.Lock()
         self._ready = False
 
@@ -105,9 +104,7 @@ class Join:
         return _Merged(self, strength)
 
     def finish(self, start: int, stop: int) -> None:
-        """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
-        self._held = None
-        self._deltas = [part.delta for part in self.parts]
+        """Give back the mapped pages of rows [start, stop)."""
         weights = [self.weight, *(weight for delta in self._deltas for weight in mapped(delta))]
         for weight in {id(weight.stored): weight for weight in weights}.values():  # the base's is there many times
             weight.release(start, stop)
@@ -115,10 +112,10 @@ class Join:
     def _prepare(self, scratch: Scratch) -> None:
         method, values = self._recipe.method, self._recipe.values
         if method.thins in ("trim", "band"):
-            self._hold(scratch)
             for i, delta in enumerate(self._deltas):
                 if self.cuts[i] is None:
-                    self.cuts[i] = band([delta], self._recipe.density, values.get("gamma", 0.0))
+                    held = self._held(delta, scratch)
+                    self.cuts[i] = band([held], self._recipe.density, values.get("gamma", 0.0))
         elif method.thins == "spread":
             self._weigh_by_energy(scratch)
         elif method.thins == "random":
@@ -134,16 +131,14 @@ class Join:
         least, largest = zip(*(cut or ALL for cut in self.cuts), strict=True)
         self._terms[:5, : len(self.parts)] = self._alphas, self._shares, self._divisors, least, largest
 
-    def _hold(self, scratch: Scratch) -> None:
-        # differences that are looked at several times are found once when all of them are small: such a weight is one
-        # span, so that the thread that holds them is the one that merges them
-        rows, columns = extent(self.weight.shape)
-        missing = any(cut is None for cut in self.cuts) and not all(map(of_bits, self._deltas))
-        if missing and self._recipe.density < 1 and len(self.parts) * rows * columns <= SPAN:
-            self._held = held = scratch.matrix("held", len(self.parts), rows * columns)
-            for values, part in zip(held, self.parts, strict=True):
-                fill(part.delta, 0, rows, values)
-            self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
+    def _held(self, delta: Delta, scratch: Scratch) -> Delta:
+        """A difference that is looked at several times, in memory if it is small and more than a subtraction."""
+        rows, columns = extent(delta.shape)
+        if self._recipe.density >= 1 or rows * columns > SPAN or of_bits(delta):
+            return delta
+        values = scratch.vector("held", rows * columns, np.float32)
+        fill(delta, 0, rows, values)
+        return Dense(values.reshape(delta.shape))
 
     def merged(
         self, start: int, stop: int, strength: float, scratch: Scratch, counts: Counts
@@ -164,18 +159,38 @@ class Join:
                 )
                 yield first + low, out
             return
-        for low, high in row_blocks((stop - start, self._columns)):
-            rows = start + low, start + high
-            out = scratch.vector(f"rounded {self.weight.code}", (high - low) * self._columns, self.weight.array.dtype)
+        tile = max(1, _TILE // self._columns)  # rows
+        at_once = _PIECE if self._of_factors else _BLOCK
+        step = max(1, at_once // (tile * self._columns)) * tile
+        for low in range(start, stop, step):
+            rows = low, min(low + step, stop)
+            size = (rows[1] - low) * self._columns
+            out = scratch.vector(f"rounded {self.weight.code}", size, self.weight.array.dtype)
             if self.weight.code == "BF16" and self._result is None:
-                kept, place, seen = self._thinned(*rows, scratch, counts)
                 base, room = self.weight.array[slice(*rows)].reshape(-1), scratch.room(len(self.parts))
-                fused.join_onto_bf16(
-                    kept, place, base, self._terms, self._how, seen, counts.table, *room, strength, out
-                )
+                how = self._terms, self._how
+                if self._of_factors:
+                    tiles = scratch.matrix("tile", len(self.parts), tile * self._columns)
+                    fused.join_products_bf16(
+                        *self._factors(*rows),
+                        tiles.reshape(-1, self._columns),
+                        tiles,
+                        base,
+                        *how,
+                        _unseen(counts),
+                        counts.table,
+                        *room,
+                        strength,
+                        out,
+                    )
+                else:
+                    kept, seen = self._thinned(*rows, scratch, counts)
+                    fused.join_onto_bf16(
+                        kept, tile * self._columns, base, *how, seen, counts.table, *room, strength, out
+                    )
             else:
                 add_rounded(self.weight, *rows, self.block(*rows, scratch, counts), strength, out)
-            yield rows[0] * self._columns, out
+            yield low * self._columns, out
 
     def block(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> F64:
         """The merge of rows [start, stop), float64 [entries], counted in `counts`; lambda is not yet in.
@@ -183,27 +198,24 @@ class Join:
         The array is the scratch's, so the next block of the thread overwrites it.
         """
         merged = scratch.vector("merged", (stop - start) * self._columns)
-        kept, place, seen = self._thinned(start, stop, scratch, counts)
+        kept, seen = self._thinned(start, stop, scratch, counts)
         if self._result is not None:
             merged[:] = self._result.rows(start, stop).reshape(-1)
-        fused.join(kept, place, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
+        fused.join(kept, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
         return merged
 
-    def _thinned(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> tuple[F32, int, int]:
-        """What goes into the pass over rows [start, stop): differences, the place of the first, the counts to take.
+    def _thinned(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> tuple[F32, int]:
+        """What goes into the pass over rows [start, stop): differences, the counts to take.
 
         All is done that the pass does not do itself: entries go but by a cut.
         """
-        seen, first = _unseen(counts), start * self._columns
-        if self._held is not None:
-            return self._held, first, seen
-        kept = self._filled(start, stop, scratch)
+        seen, kept = _unseen(counts), self._filled(start, stop, scratch)
         if self._result is None and self._recipe.method.thins not in ("", "trim", "band"):
             if seen:
                 counts.add_raw(kept)
-            self._thin(kept, first, scratch)
-            return kept, 0, seen & fused.KEPT
-        return kept, 0, seen
+            self._thin(kept, start * self._columns, scratch)
+            return kept, seen & fused.KEPT
+        return kept, seen
 
     @property
     def _how(self) -> int:
@@ -214,10 +226,26 @@ class Join:
         return fused.COUNT if self._recipe.values.get("elect") == "count" else fused.MASS
 
     @property
+    def _plain(self) -> bool:
+        """Whether the passes take the differences as they are."""
+        return self._result is None and self._recipe.method.thins in ("", "trim", "band")
+
+    @property
     def _of_bits(self) -> bool:
         """Whether it is up to four fine-tunes of a bfloat16 weight that need nothing but their difference."""
-        plain = self._result is None and self._recipe.method.thins in ("", "trim", "band")
-        return plain and len(self.parts) <= 4 and all(map(of_bits, self._deltas))
+        return self._plain and len(self.parts) <= 4 and all(map(of_bits, self._deltas))
+
+    @property
+    def _of_factors(self) -> bool:
+        """Whether it is products of factors that need nothing but to be multiplied."""
+        return self._plain and all(isinstance(delta, LowRank) for delta in self._deltas)
+
+    def _factors(self, start: int, stop: int) -> tuple[F32, F32, NDArray[np.int64], F32]:
+        """The factors of rows [start, stop) side by side, where each ends, and their scales."""
+        low = [delta for delta in self._deltas if isinstance(delta, LowRank)]
+        ends = np.cumsum([len(one.right) for one in low])
+        left, right = np.hstack([one.left[start:stop] for one in low]), np.vstack([one.right for one in low])
+        return left, right, ends, np.array([one.scale for one in low], np.float32)
 
     def _bits(self, start: int, stop: int) -> list[NDArray[np.uint16]]:
         """The bits of four fine-tunes (the base's for those that are not there) and of the base."""
@@ -319,33 +347,6 @@ def _is_matrix(name: str, deltas: Sequence[Delta]) -> bool:
     # the papers' code leaves vocabulary-sized weights alone; low-rank ones cost nothing and are linear like others
     low = all(isinstance(delta, LowRank) for delta in deltas)
     return len(deltas[0].shape) == 2 and (low or not _VOCABULARY.search(name))
-
-
-class Scratch:
-    """Arrays of one thread that are used again and again."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._rooms: dict[int, Room] = {}
-
-    def vector(self, name: str, size: int, kind: Any = np.float64) -> NDArray[Any]:
-        """An array [size] with undefined content."""
-        found = self._arrays.get(name)
-        if found is None or found.size < size:
-            found = self._arrays[name] = np.empty(size, kind)
-        return found[:size]
-
-    def room(self, vectors: int) -> Room:
-        """What the fused passes need beside their arguments."""
-        if vectors not in self._rooms:
-            narrow = np.empty((max(vectors, 4) + 1, kernels.PART), np.float32)
-            wide = np.empty((vectors + 3, kernels.PART))
-            self._rooms[vectors] = narrow, wide, np.empty((2 * vectors, kernels.PART), np.int16)
-        return self._rooms[vectors]
-
-    def matrix(self, name: str, rows: int, columns: int) -> F32:
-        """A float32 array [rows, columns] with undefined content."""
-        return self.vector(name, rows * columns, np.float32).reshape(rows, columns)
 
 
 def row_blocks(shape: Sequence[int], size: int | None = None) -> list[tuple[int, int]]:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from amybuild.errors import ActionError
 from amybuild.link import fused
 from amybuild.link.delta import Delta, Difference, LowRank, stretches
-from amybuild.link.merge import ALL, Cut, Join, Scratch, band_of, row_blocks, stream
+from amybuild.link.merge import ALL, Cut, Join, band_of, row_blocks, stream
 from amybuild.link.methods import Method
+from amybuild.link.scratch import Scratch
 from amybuild.link.tally import Counts
 from amybuild.link.tensors import Weight, extent
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +68,7 @@ class TaskVector:
         return TaskVector(self.name, bound)
 
 
-def _stored_name(weight: str, names: Iterable[str], where: str) -> str:
-    known = set(names)
+def _stored_name(weight: str, known: Collection[str], where: str) -> str:
     if weight in known:
         return weight
     parts = weight.split(".")

@@ -14,7 +14,7 @@ from amybuild.memory.entry import Entry, entry_of
 from amybuild.memory.jsonl import shelve_jsonl
 from amybuild.memory.links import Net, dangling, net_of
 from amybuild.memory.markdown import read_file, read_folder
-from amybuild.memory.node import Node, find_section, split_key
+from amybuild.memory.node import Node, find_key, find_section
 from amybuild.memory.reading import Reading
 from amybuild.memory.shelf import Shelf
 from amybuild.value import value
@@ -76,16 +76,8 @@ class MemoryGraph:
         return max((at for entry in self.index.values() if (at := instant(entry.created)) is not None), default=None)
 
     def find(self, key: str) -> tuple[str, str | None]:
-        """The key of the node and the section that `key` addresses (a node of exactly that name comes first).
-
-        The node must exist; whether the section does, `resolve` knows."""
-        if key in self.nodes:
-            return key, None
-        name, part = split_key(key)
-        if name not in self.nodes:
-            hint = did_you_mean(name, self.nodes) or f"there are {len(self.nodes)}; a key is a path without .md"
-            raise InputError(f"no memory node '{name}'", where=self.source or None, remedy=hint)
-        return name, part
+        """`find_key` in this graph."""
+        return find_key(self.nodes, key, self.source or None)
 
     def resolve(self, key: str) -> tuple[Node, str | None]:
         """The node and section that `key` addresses; both must exist."""
@@ -102,6 +94,11 @@ class MemoryGraph:
     def select(self, query: str) -> tuple[Node, ...]:
         """The nodes that come out of `query`, in its order (by key, if it does not sort); may be none. See `query`."""
         return tuple(self.nodes[key] for key in self.keys(query))
+
+    def text(self, key: str) -> str:
+        """The content of a node."""
+        shelf = self.nodes
+        return shelf.text(key) if isinstance(shelf, Shelf) else shelf[key].content
 
     def keys(self, query: str) -> tuple[str, ...]:
         """The keys of the nodes that come out of `query`, in its order."""

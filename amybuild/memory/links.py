@@ -16,10 +16,13 @@ def net_of(index: Mapping[str, Entry]) -> Net:
     between two nodes, in whatever direction, the strongest counts."""
     found: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for key, entry in index.items():
+        if not entry.links:
+            continue
+        near = found[key]
         for target, strength, _ in entry.links:
             other = target if target in index else _owner(target)
-            if other in index and other != key and strength > found[key].get(other, 0.0):
-                found[key][other] = found[other][key] = strength
+            if other in index and other != key and strength > near.get(other, 0.0):
+                near[other] = found[other][key] = strength
     return dict(found)
 
 
@@ -44,13 +47,13 @@ def spread(net: Net, seeds: Mapping[str, float], max_hops: int, edge_decay: floa
     Seeds keep at least their score, so every seed is in the result. The order is by activation, then key.
     """
     best = dict(seeds)
-    front = best
+    front, known = best, best.get
     for _ in range(max_hops):
         reached: dict[str, float] = {}
         for key, score in front.items():
-            for other, strength in net.get(key, {}).items():
+            for other, strength in net[key].items() if key in net else ():
                 activation = score * strength * edge_decay
-                if activation >= least and activation > max(best.get(other, 0.0), reached.get(other, 0.0)):
+                if activation >= least and activation > known(other, 0.0) and activation > reached.get(other, 0.0):
                     reached[other] = activation
         if not reached:
             break

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from amybuild.errors import InputError
-from amybuild.memory.node import MAX_BYTES, Node, clean, from_fields
+from amybuild.memory.bare import Bare, bare_of
+from amybuild.memory.node import MAX_BYTES, Node, clean
 from amybuild.memory.reading import Reading
 from amybuild.memory.shelf import Kept, Shelf
 
@@ -24,20 +25,16 @@ def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> 
 
     `display` is how messages name the folder; links and example files may not lead out of `folder` and `project`.
     """
-    homes = _homes(folder, project)
-    root = os.fspath(folder)
-
-    def load(key: str, name: str) -> Node:
-        return _read_node(os.path.join(root, name), key, f"{display}/{name}", homes, reading)
+    reader = _Files(folder, display, project, reading)
+    shelf = Shelf(reader)
 
     def read(key: str, name: str) -> Kept:
         reading.parsed += 1
-        return shelf.kept(load(key, name))
+        return shelf.kept(*reader.parse(key, name, reader.fetch(name)))
 
-    shelf = Shelf(load, lambda name: f"{display}/{name}")
-    for path, name in _Walk(display, homes, reading).files(root, "", ()):
-        key = key_of(name)
-        shelf.put(key, reading.values(path, read, key, name), name)
+    for paths, names in _Walk(display, reader.homes, reading).files(reader.root, "", ()):
+        keys = list(map(key_of, names))
+        shelf.put(keys, reading.all_values(paths, read, keys, names), names)
     if not shelf:
         raise InputError("no memory nodes here", where=display, remedy="a node is a Markdown file: some-key.md")
     shelf.sort()
@@ -46,13 +43,10 @@ def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> 
 
 def read_file(folder: Path, display: str, project: Path, name: str, reading: Reading) -> Node:
     """The node of one file of the folder."""
-    path = os.path.join(folder, name)
-    reading.saw(path)
-    return _read_node(path, key_of(name), f"{display}/{name}", _homes(folder, project), reading)
-
-
-def _homes(folder: Path, project: Path) -> tuple[str, ...]:
-    return tuple({os.path.realpath(folder), os.path.realpath(project)})
+    reader = _Files(folder, display, project, reading)
+    reading.saw(f"{reader.root}/{name}")
+    bare, line = reader.parse(key_of(name), name, reader.fetch(name))
+    return bare.node(reader.source(name), line)
 
 
 def key_of(name: str) -> str:
@@ -62,6 +56,23 @@ def key_of(name: str) -> str:
     import unicodedata
 
     return unicodedata.normalize("NFC", name[:-3])
+
+
+class _Files:
+    """Takes nodes from the files of a folder; a place is a file's name in it."""
+
+    def __init__(self, folder: Path, display: str, project: Path, reading: Reading) -> None:
+        self.root, self._display, self._reading = os.fspath(folder), display, reading
+        self.homes = tuple({os.path.realpath(folder), os.path.realpath(project)})
+
+    def fetch(self, name: str) -> bytes:
+        return _bytes_of(f"{self.root}/{name}", self.source(name))
+
+    def parse(self, key: str, name: str, data: bytes) -> tuple[Bare, int]:
+        return _parse(data, key, f"{self.root}/{name}", self.source(name), self.homes, self._reading)
+
+    def source(self, name: str) -> str:
+        return f"{self._display}/{name}"
 
 
 def split_front_matter(text: str) -> tuple[str | None, str, int]:
@@ -86,8 +97,8 @@ class _Walk:
         self._display, self._homes, self._reading = display, homes, reading
         self._met: Counter[str] = Counter()
 
-    def files(self, folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-        """``(path, name relative to the graph's folder)`` of every node file below `folder`."""
+    def files(self, folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[list[str], list[str]]]:
+        """``(paths, names relative to the graph's folder)`` of the node files of each folder, `folder` first."""
         here = os.path.realpath(folder)
         shown = f"{self._display}/{prefix}".rstrip("/")
         if here in above:
@@ -98,8 +109,7 @@ class _Walk:
         if self._met[here] > _MOST_WAYS:  # thirty folders with two links each to the next are a billion
             raise InputError(f"more than {_MOST_WAYS} links lead here", where=shown, remedy="remove links")
         files, folders, links = self._reading.values(folder, _listing, folder, shown)
-        for name in files:
-            yield f"{folder}/{name}", f"{prefix}{name}"
+        yield [f"{folder}/{name}" for name in files], [f"{prefix}{name}" for name in files]
         for name in folders:
             yield from self.files(f"{folder}/{name}", f"{prefix}{name}/", (*above, here))
         for name in links:  # what a link leads to can change without its folder
@@ -108,7 +118,7 @@ class _Walk:
             if os.path.isdir(path):
                 yield from self.files(path, f"{prefix}{name}/", (*above, here))
             elif _is_node(name, os.path.isfile(path), shown):
-                yield path, f"{prefix}{name}"
+                yield [path], [f"{prefix}{name}"]
 
 
 def _listing(folder: str, shown: str) -> tuple[list[str], list[str], list[str]]:
@@ -158,25 +168,32 @@ def _stay_inside(path: str, shown: str, homes: tuple[str, ...]) -> None:
         raise InputError("leads out of the project", where=shown, remedy="copy the file into the project")
 
 
-def _read_bytes(path: str, shown: str) -> str:
+def _bytes_of(path: str, shown: str) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:
-            data = file.read(_MOST_FIT)
+        file = os.open(path, os.O_RDONLY)
+        try:
+            data = os.read(file, _MOST_FIT)
             if len(data) == _MOST_FIT:  # asking for all at once reserves 16 MiB for every file
-                data += file.read(MAX_BYTES + 1 - _MOST_FIT)
+                data += os.read(file, MAX_BYTES + 1 - _MOST_FIT)
+        finally:
+            os.close(file)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=shown, remedy="check the file") from None
     if len(data) > MAX_BYTES:
         raise InputError(f"larger than {MAX_BYTES >> 20} MiB", where=shown, remedy="split it into several nodes")
+    return data
+
+
+def _text_of(data: bytes, shown: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return clean(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError("not UTF-8", where=f"{shown}:{line}", remedy="save the file as UTF-8") from None
 
 
-def _read_node(path: str, key: str, shown: str, homes: tuple[str, ...], reading: Reading) -> Node:
-    text = clean(_read_bytes(path, shown))
+def _parse(data: bytes, key: str, path: str, shown: str, homes: tuple[str, ...], reading: Reading) -> tuple[Bare, int]:
+    text = _text_of(data, shown)
     try:
         front, content, line = split_front_matter(text)
     except InputError as error:
@@ -186,7 +203,7 @@ def _read_node(path: str, key: str, shown: str, homes: tuple[str, ...], reading:
     try:
         if examples is not None:
             examples = _read_examples(examples, path, shown, homes, reading)
-        return from_fields(key, content, fields, examples=examples, source=shown, line=line)
+        return bare_of(key, content, fields, examples), line
     except InputError as error:
         if error.where is not None:
             raise
@@ -195,11 +212,11 @@ def _read_node(path: str, key: str, shown: str, homes: tuple[str, ...], reading:
 
 
 def _decode(front: str, shown: str) -> dict[str, Any]:
-    import tomli  # here: a graph without front matter needs no TOML
+    from amybuild.memory.front import TOMLDecodeError, fields_of  # here: a graph without front matter needs no TOML
 
     try:
-        return tomli.loads(front)
-    except tomli.TOMLDecodeError as error:
+        return fields_of(front)
+    except TOMLDecodeError as error:
         raise InputError(
             f"the front matter is not TOML: {error.msg} (column {error.colno})",
             where=f"{shown}:{error.lineno + 1}",
@@ -218,7 +235,8 @@ def _read_examples(name: object, path: str, shown: str, homes: tuple[str, ...], 
         raise InputError("the examples file is not there", where=place, remedy="the path starts at the node's folder")
     _stay_inside(target, place, homes)
     reading.saw(target)
-    return clean(_read_bytes(target, f"{shown.rpartition('/')[0]}/{name}"))
+    named = f"{shown.rpartition('/')[0]}/{name}"
+    return _text_of(_bytes_of(target, named), named)
 
 
 def _line_of(what: str, front: str) -> int:

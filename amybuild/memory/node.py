@@ -174,6 +174,19 @@ def split_key(key: str) -> tuple[str, str | None]:
     return name, (part.strip() if mark else None)
 
 
+def find_key(nodes: Mapping[str, Node], key: str, where: str | None = None) -> tuple[str, str | None]:
+    """The key of the node in `nodes` and the section that `key` addresses (a node of exactly that name comes first).
+
+    The node must exist; whether the section does, `find_section` knows. `where` the nodes are is for the message."""
+    if key in nodes:
+        return key, None
+    name, part = split_key(key)
+    if name not in nodes:
+        hint = did_you_mean(name, nodes) or f"there are {len(nodes)}; a key is a path without .md"
+        raise InputError(f"no memory node '{name}'", where=where, remedy=hint)
+    return name, part
+
+
 def find_section(node: Node, name: str) -> Section:
     """The section of `node` under ``## name`` (to the next heading of level 1 or 2) and its first line."""
     found = sections(node.content)

@@ -59,7 +59,7 @@ def parse_query(text: str) -> tuple[Stage, ...]:
         if first and first[1] not in (*FIELDS, *_STAGES, "neighbors"):  # what follows it is not what is wrong
             _unknown(text, first.start(1), first[1])
         raise QueryError(text, error.at, error.what, _FORMS) from None
-    return tuple(_MAKE[stage.data](_Maker(text), stage.children) for stage in stages)
+    return tuple(_MAKE[stage.data](_Maker(text), stage.children) for stage in stages if not _idle(stage))
 
 
 def run_query(stages: tuple[Stage, ...], graph: MemoryGraph) -> Found:
@@ -79,7 +79,16 @@ def _unknown(text: str, at: int, name: str) -> NoReturn:
 
 
 def _keep(test: Test) -> Stage:
-    return lambda graph, found: {key: score for key, score in found.items() if test(graph, graph.index[key])}
+    def stage(graph: MemoryGraph, found: Found) -> Found:
+        index = graph.index
+        return {key: score for key, score in found.items() if test(graph, index[key])}
+
+    return stage
+
+
+def _idle(stage: Tree[Token]) -> bool:
+    """Whether a stage is `all`: what takes everything need not look at it."""
+    return stage.data == "keep" and stage.children[0].data == "every"  # type: ignore[union-attr]
 
 
 def _reads_texts(tree: Any) -> bool:
@@ -148,7 +157,8 @@ class _Maker:
         value = FIELDS[name].value
 
         def stage(graph: MemoryGraph, found: Found) -> Found:
-            values = {key: value(graph, graph.index[key]) for key in sorted(found)}
+            index = graph.index
+            values = {key: value(graph, index[key]) for key in sorted(found)}
             there = [key for key in values if values[key] is not None]
             there.sort(key=lambda key: values[key], reverse=way == "desc")  # stable: what is equal stays by key
             return {key: found[key] for key in (*there, *(key for key in values if values[key] is None))}

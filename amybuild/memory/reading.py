@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from amybuild.kept import Stamp, settled, stamp_of
@@ -32,15 +32,21 @@ class Reading:
 
     def values(self, path: str, read: Callable[..., Any], *args: Any) -> Any:
         """What a reader needs of the file `path`: as it was kept if nothing changed since, else what `read` says."""
-        now = self.stamps[path] = stamp_of(path)
-        row = self._known.get(path)
-        if row is None or row[0] != now or (row[1] and any(self.saw(file) != was for file, was in row[1])):
-            self._named = {}
-            value = read(*args)
-            row = (now, tuple(self._named.items()), value)
-            self._new.append(path)
-        self._rows[path] = row
-        return row[2]
+        return self.all_values([path], read, *([one] for one in args))[0]
+
+    def all_values(self, paths: Sequence[str], read: Callable[..., Any], *args: Sequence[Any]) -> list[Any]:
+        """`values` of many files; `args` holds what `read` is called with, a list for each parameter."""
+        stamps = list(map(stamp_of, paths))
+        self.stamps.update(zip(paths, stamps, strict=True))
+        rows: list[Any] = list(map(self._known.get, paths))
+        for at, (row, now) in enumerate(zip(rows, stamps, strict=True)):
+            if row is None or row[0] != now or (row[1] and any(self.saw(file) != was for file, was in row[1])):
+                self._named = {}
+                value = read(*(column[at] for column in args))
+                rows[at] = (now, tuple(self._named.items()), value)
+                self._new.append(paths[at])
+        self._rows.update(zip(paths, rows, strict=True))
+        return [row[2] for row in rows]
 
     def earlier(self, path: str) -> Any:
         """What was kept of a file that may have changed since; None when nothing was."""

@@ -2,59 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from blake3 import blake3
 
 from amybuild.errors import InputError
-from amybuild.memory.entry import Entry, entry_of, packed, unpacked
+from amybuild.memory.bare import Bare
+from amybuild.memory.entry import Entry, unpacked
 from amybuild.memory.node import Node
 
 Kept = tuple[bytes, bytes]  # the digest and the packed entry of a node: what is known of it without its text
 _HELD = 16 << 20  # characters: a graph of an ordinary size is not read from its files twice
 
 
+class Reader(Protocol):
+    """How nodes are taken from their places, which are values of the reader's own."""
+
+    def fetch(self, place: Any) -> bytes:
+        """The bytes of a node."""
+
+    def parse(self, key: str, place: Any, data: bytes) -> tuple[Bare, int]:
+        """The node of these bytes, and the line that its content begins at (0: it has none)."""
+
+    def source(self, place: Any) -> str:
+        """Where that is, in words."""
+
+
 class Shelf(Mapping[str, Node]):
     """Nodes by key, in the order of their keys. In memory is what `Kept` holds; a node itself is loaded from its place,
     and is the one that was read or an `InputError`."""
 
-    def __init__(self, load: Callable[[str, Any], Node], source: Callable[[Any], str]) -> None:
-        """`load` takes a node's key and place (as given to `put`), `source` says in words where a place is."""
-        self._load = load
-        self._source = source
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
         self._rows: dict[str, tuple[Kept, Any]] = {}
-        self._held: dict[str, Node] = {}
+        self._held: dict[str, tuple[Bare, int]] = {}
+        self._nodes: dict[str, Node] = {}  # made of those that are held
         self._room = _HELD
 
-    def put(self, key: str, kept: Kept, place: Any) -> None:
-        """Note a node and where it is. A second one under its key is an `InputError`."""
-        if key in self._rows:
-            first = self._source(self._rows[key][1])
-            raise InputError(
-                f"a second node '{key}'", where=self._source(place), remedy=f"{first} has that key; rename"
-            )
-        self._rows[key] = (kept, place)
+    def put(self, keys: Sequence[str], kept: Sequence[Kept], places: Sequence[Any]) -> None:
+        """Note nodes and where they are. A second one under its key is an `InputError`."""
+        rows = dict(zip(keys, zip(kept, places, strict=True), strict=True))
+        if len(rows) < len(keys) or not self._rows.keys().isdisjoint(rows):
+            self._refuse(keys, places)
+        self._rows |= rows
 
-    def kept(self, node: Node) -> Kept:
+    def _refuse(self, keys: Sequence[str], places: Sequence[Any]) -> None:
+        first = {key: place for key, (_, place) in self._rows.items()}
+        for key, place in zip(keys, places, strict=True):
+            if key in first:
+                remedy = f"{self._reader.source(first[key])} has that key; rename"
+                raise InputError(f"a second node '{key}'", where=self._reader.source(place), remedy=remedy)
+            first[key] = place
+
+    def kept(self, bare: Bare, line: int = 0) -> Kept:
         """What to `put` for a node that was just read."""
-        self._room -= len(node.content) + len(node.examples or "")
+        self._room -= len(bare.content) + len(bare.examples or "")
         if self._room > 0:
-            self._held[node.key] = node
-        return bytes.fromhex(node.digest), packed(entry_of(node))
+            self._held[bare.key] = bare, line
+        return blake3(bare.canonical()).digest(), bare.entry()
 
     def sort(self) -> None:
-        self._rows = dict(sorted(self._rows.items()))
+        self._rows = {key: self._rows[key] for key in sorted(self._rows)}
 
     def __getitem__(self, key: str) -> Node:
-        (digest, _), place = self._rows[key]
-        node = self._held.get(key)
+        node = self._nodes.get(key)
         if node is None:
-            node = self._load(key, place)
-            if bytes.fromhex(node.digest) != digest:
-                remedy = "build again when nobody writes there"
-                raise InputError(
-                    "the node changed while the graph was in use", where=self._source(place), remedy=remedy
-                )
+            bare, line = self._take(key)
+            node = bare.node(self.source(key), line)
+            if key in self._held:
+                self._nodes[key] = node
         return node
+
+    def text(self, key: str) -> str:
+        """The content of a node."""
+        return self._take(key)[0].content
+
+    def canonical(self, key: str) -> bytes:
+        """`Node.canonical` of a node."""
+        if key not in self._held:
+            (digest, _), place = self._rows[key]
+            data = self._reader.fetch(place).rstrip()
+            if data[:1] == b"{" and blake3(data).digest() == digest:  # it is kept in this form
+                return data
+        return self._take(key)[0].canonical()
+
+    def _take(self, key: str) -> tuple[Bare, int]:
+        found = self._held.get(key)
+        if found is None:
+            (digest, _), place = self._rows[key]
+            found = self._reader.parse(key, place, self._reader.fetch(place))
+            if blake3(found[0].canonical()).digest() != digest:
+                what, remedy = "the node changed while the graph was in use", "build again when nobody writes there"
+                raise InputError(what, where=self._reader.source(place), remedy=remedy)
+        return found
 
     def __contains__(self, key: object) -> bool:
         return key in self._rows
@@ -67,7 +108,7 @@ class Shelf(Mapping[str, Node]):
 
     def source(self, key: str) -> str:
         """Where a node is, in words."""
-        return self._source(self._rows[key][1])
+        return self._reader.source(self._rows[key][1])
 
     def digests(self) -> dict[str, str]:
         """The digest of every node."""

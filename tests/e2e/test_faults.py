@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from amybuild.cache import store
-from tests.harness import Space
+from tests.harness import INTERRUPTED, Space
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> None:
@@ -86,7 +87,7 @@ def test_ctrl_c_is_resumable_and_quiet(space: Space) -> None:
     wait_for(process, "task.listen/train")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode in INTERRUPTED
     assert "Traceback" not in err
     assert "run amybuild again" in err
     assert not list((space.root / "cache" / "v1" / "tmp").iterdir())
@@ -175,5 +176,28 @@ def test_terminate_leaves_nothing_behind(space: Space) -> None:
     wait_for(process, "task.listen/train")
     process.terminate()
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, f"{out}\n{err}"
+    assert process.returncode in INTERRUPTED, f"{out}\n{err}"
     assert not list((space.root / "cache" / "v1" / "tmp").iterdir())
+
+
+LIBRARY = """\
+import os, signal
+from amybuild.cli import commands, run
+def library(argv):
+    try:
+        os.kill(os.getpid(), signal.{signal})
+        signal.pause()
+    except KeyboardInterrupt as error:
+        raise {error}("initialization failed") from error
+commands._function = lambda entry: library
+run()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("error", ["ImportError", "errors.InputError"])
+def test_an_interrupt_that_a_library_turned_into_an_error_is_an_interrupt(number: str, error: str) -> None:
+    code = "from amybuild import errors\n" + LIBRARY.format(signal=number, error=error)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr

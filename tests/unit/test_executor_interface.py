@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from amybuild.cache.store import Store
 from amybuild.errors import ActionError
 from amybuild.events import Event
 from amybuild.execute.job import Failure, Job, Kind, Result, Source
+from amybuild.execute.local import LocalExecutor
 from amybuild.execute.scheduler import Outcome, Scheduler
 from amybuild.graph.graph import NodeSource
 from tests.unit.test_executor import DIAMOND, IDENTITY, Fake, World, action, graph, model
@@ -227,8 +229,6 @@ def test_a_reader_that_went_away_ends_the_build(world: World) -> None:
 
 def test_what_was_told_is_told_again_to_who_was_interrupted_meanwhile(tmp_path: Path) -> None:
     """Ctrl-C between a poll and what comes of it must not make the clean-up fail (found by a random history)."""
-    from amybuild.execute.local import LocalExecutor
-
     store = Store(tmp_path)
     executor = LocalExecutor(store, lambda job, inputs, out, progress: None)
     handle = executor.submit(Job("a/x", "light", "k", {}))
@@ -236,4 +236,26 @@ def test_what_was_told_is_told_again_to_who_was_interrupted_meanwhile(tmp_path: 
     executor.cancel(handle)
     assert executor.poll([handle], 10) == first
     executor.close()
+    store.close()
+
+
+def test_an_interrupt_before_a_thread_has_begun_is_only_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runner = Store(tmp_path), Fake()
+    executor = LocalExecutor(store, runner)
+    late: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(Job("a/x", "light", "k", {}))
+    executor.close()
+    late[0].start()  # the system was slow to begin it
+    late[0].join()
+    assert runner.ran == []
     store.close()

@@ -226,7 +226,7 @@ def test_what_is_remembered_changes_no_digit_of_the_report(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merge, "_BLOCK", 100)  # sums are taken block by block: the blocks may not depend on it
-    monkeypatch.setattr(merge, "_PIECE", 1 << 18)
+    monkeypatch.setattr(merge, "_TILE", 40)
     monkeypatch.setattr(tally, "_DIGITS", 17)
     factors = {**inputs, "vector.more": files.write_adapter(tmp_path / "more", 6)}
     known = {"memo": tmp_path / "memo", "digests": {role: role for role in factors}}

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from amybuild.errors import InputError
 from amybuild.link import kernels
 from amybuild.link.delta import Dense
-from amybuild.link.merge import Join, Part, Scratch, random_words, row_blocks, stream
+from amybuild.link.merge import Join, Part, random_words, row_blocks, stream
 from amybuild.link.methods import METHODS, method_named, parse_recipe
+from amybuild.link.scratch import Scratch
 from amybuild.link.tally import Counts
 from amybuild.link.tensors import Shard, Stored, Weight
 from tests import oracle

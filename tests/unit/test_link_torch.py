@@ -12,8 +12,9 @@ import torch
 
 from amybuild.errors import ActionError, InputError
 from amybuild.link import linker, torch_backend
-from amybuild.link.merge import Scratch, random_words
+from amybuild.link.merge import random_words
 from amybuild.link.run import link
+from amybuild.link.scratch import Scratch
 from tests import checkpoints as files
 
 ALPHAS = [1.0, -0.5, 0.3, 0.75, -1.25]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -236,3 +237,19 @@ def test_what_every_steering_target_asks_needs_no_parser() -> None:
     root = Path(__file__).parent.parent.parent
     done = subprocess.run([sys.executable, "-c", script], cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == 0
+
+
+def test_what_takes_everything_looks_at_nothing() -> None:
+    assert parse_query("all | * | all") == ()
+    assert len(parse_query(" | ".join([*["all"] * 3000, "limit:2", "*"]))) == 1
+
+
+WORDS = ["a", "A", "aa", "s.", "K", "(9", "_", "é", "\u017f", "\u212a"]  # the last two are an s and a k in any case
+
+
+@given(st.lists(st.sampled_from(WORDS), min_size=1, max_size=2), st.text("aAsSkK_9 \n\t.(é\u017f", max_size=6))
+def test_a_phrase_is_found_between_words_in_any_case(words: list[str], text: str) -> None:
+    """As one pattern over letters of any case says, which a search through a large memory has no time for."""
+    rule = r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)"
+    some = build_graph([Node("a", content=text)])
+    assert bool(some.keys(f'match:"{" ".join(words)}"')) == bool(re.search(rule, text, re.IGNORECASE))

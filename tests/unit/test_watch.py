@@ -82,6 +82,40 @@ def test_every_kind_of_edit_is_seen(tmp_path: Path) -> None:
     assert differs() == ["a.md"]
 
 
+def test_a_link_is_followed_once_and_only_inside_of_what_is_watched(tmp_path: Path) -> None:
+    project, outside = tmp_path / "project", tmp_path / "outside"
+    for folder in (project / "memory/deep", project / "shared", outside):
+        folder.mkdir(parents=True)
+        (folder / "a.md").write_text("one")
+    memory = project / "memory"
+    for name, target in {
+        "out": outside,
+        "root": "/",
+        "up": project,
+        "deep/back": memory,
+        "lost": "nowhere",
+        "in": "../shared",
+        "again": "../shared",
+    }.items():
+        (memory / name).symlink_to(target)
+    for i in range(30):  # two ways from each to the next are a billion in all
+        (project / f"shared/{i}").mkdir()
+        for way in ("left", "right"):
+            (project / f"shared/{i}/{way}").symlink_to(f"../{i + 1}")
+    (project / "Personafile.toml").write_text("")
+    places = [project / "Personafile.toml", memory]
+    seen = look(places)
+    files = [os.path.relpath(name, project) for name in seen if name.endswith(".md")]
+    assert sorted(files) == ["memory/deep/a.md", "shared/a.md"]
+    time.sleep(0.02)
+    (project / "shared/a.md").write_text("two")
+    assert changed(seen, look(places)) == [str(project / "shared/a.md")]
+    for name in ("in", "again"):
+        (memory / name).unlink()
+        (memory / name).symlink_to("deep")
+    assert str(memory / "in") in changed(seen, look(places)), "the link itself is another"
+
+
 def test_the_sources_of_a_project(tmp_path: Path) -> None:
     file = write_project(tmp_path)
     root = tmp_path.resolve()
