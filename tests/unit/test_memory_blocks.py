@@ -43,7 +43,7 @@ def put(path: Path, data: bytes) -> None:
     os.utime(path, ns=(0, next(TIMES)))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 150), st.permutations(LINES), st.sampled_from([b"", b"\n"]), st.lists(EDITS, min_size=1))
 def test_any_edits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, lines: list[bytes], end: bytes, edits: Any
@@ -58,6 +58,23 @@ def test_any_edits(
         reading = Reading(known)
         assert told(path, reading) == told(path, Reading())
         known = reading.rows(1 << 62) or known
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("A\nB", "A\nB{}"), ("A\nB", "A\nB\nC"), ("A\nB\n", "AB\n"), ("A\nB\n", "A\n B\n"), ("A\nB\nC\n", "A\n C\n")],
+)
+def test_a_block_begins_and_ends_with_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    monkeypatch.setattr("amybuild.memory.jsonl._BLOCK", 1)  # each line is one
+    path, first = tmp_path / "n.jsonl", Reading()
+    for name, line in zip("ABC", LINES, strict=False):
+        before, after = before.replace(name, line.decode()), after.replace(name, line.decode())
+    put(path, before.encode())
+    told(path, first)
+    put(path, after.encode())
+    assert told(path, Reading(first.rows(1 << 62))) == told(path, Reading())
 
 
 def test_blocks_before_and_behind_an_edit_are_kept_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
