@@ -70,25 +70,24 @@ def trimmed(deltas: Any, first: Any, size: Any, terms: Any, seen: Any, counts: A
         part[i, size:] = np.float32(0)
 
 
-@compiled("f4[:,:]", "i8", "f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8[:]")
+@compiled("f4[:,:]", "f8[:,:]", "i8", "i8", "f8[:,:]", "f4[:,:]", "f8[:,:]", "i2[:,:]", "f8[:]")
 def join(
-    deltas: Any, first: Any, terms: Any, how: Any, seen: Any, counts: Any, narrow: Any, wide: Any, signed: Any, out: Any
+    deltas: Any, terms: Any, how: Any, seen: Any, counts: Any, narrow: Any, wide: Any, signed: Any, out: Any
 ) -> None:
-    """The entries from `first` on of differences that are there: float32 [n, …] -> float64 [m]."""
+    """The first entries of differences that are there: float32 [n, …] -> float64 [m]."""
     part = narrow[1 : deltas.shape[0] + 1]
     for start in range(0, out.size, PART):
         size = min(PART, out.size - start)
-        trimmed(deltas, first + start, size, terms, seen, counts, part)
+        trimmed(deltas, start, size, terms, seen, counts, part)
         joined(part, terms, how, seen, counts, narrow[0], wide, signed, out[start : start + size])
 
 
 @compiled(
-    *("f4[:,:]", "i8", "i8", "u2[:]", "f8[:,:]", "i8", "i8", "f8[:,:]"),
+    *("f4[:,:]", "i8", "u2[:]", "f8[:,:]", "i8", "i8", "f8[:,:]"),
     *("f4[:,:]", "f8[:,:]", "i2[:,:]", "f8", "u2[:]"),
 )
 def join_onto_bf16(
     deltas: Any,
-    first: Any,
     tile: Any,
     base: Any,
     terms: Any,
@@ -109,7 +108,7 @@ def join_onto_bf16(
         for start in range(begin, end, PART):
             stop = min(start + PART, end)
             merged = wide[n + 2, : stop - start]
-            trimmed(deltas, first + start, stop - start, terms, seen, counts, part)
+            trimmed(deltas, start, stop - start, terms, seen, counts, part)
             joined(part, terms, how, seen, counts, narrow[0], wide, signed, merged)
             add_bf16(base[start:stop], merged, strength, out[start:stop])
 
@@ -152,7 +151,6 @@ def join_products_bf16(
         start, stop = row * columns, last * columns
         join_onto_bf16(
             flat,
-            0,
             stop - start,
             base[start:stop],
             terms,

@@ -82,7 +82,6 @@ class Join:
         self._terms[6] = np.inf
         self._least = 0.0  # SCE's threshold on the variance
         self._result: Delta | None = None  # of a matrix method
-        self._held: F32 | None = None  # [vectors, entries]: the differences, while they are in memory
         self._lock = threading.Lock()
         self._ready = False
 
@@ -105,9 +104,7 @@ class Join:
         return _Merged(self, strength)
 
     def finish(self, start: int, stop: int) -> None:
-        """Give back what rows [start, stop) took: mapped pages, and the differences that were held in memory."""
-        self._held = None
-        self._deltas = [part.delta for part in self.parts]
+        """Give back the mapped pages of rows [start, stop)."""
         weights = [self.weight, *(weight for delta in self._deltas for weight in mapped(delta))]
         for weight in {id(weight.stored): weight for weight in weights}.values():  # the base's is there many times
             weight.release(start, stop)
@@ -115,10 +112,10 @@ class Join:
     def _prepare(self, scratch: Scratch) -> None:
         method, values = self._recipe.method, self._recipe.values
         if method.thins in ("trim", "band"):
-            self._hold(scratch)
             for i, delta in enumerate(self._deltas):
                 if self.cuts[i] is None:
-                    self.cuts[i] = band([delta], self._recipe.density, values.get("gamma", 0.0))
+                    held = self._held(delta, scratch)
+                    self.cuts[i] = band([held], self._recipe.density, values.get("gamma", 0.0))
         elif method.thins == "spread":
             self._weigh_by_energy(scratch)
         elif method.thins == "random":
@@ -134,16 +131,14 @@ class Join:
         least, largest = zip(*(cut or ALL for cut in self.cuts), strict=True)
         self._terms[:5, : len(self.parts)] = self._alphas, self._shares, self._divisors, least, largest
 
-    def _hold(self, scratch: Scratch) -> None:
-        # differences that are looked at several times are found once when all of them are small: such a weight is one
-        # span, so that the thread that holds them is the one that merges them
-        rows, columns = extent(self.weight.shape)
-        missing = any(cut is None for cut in self.cuts) and not all(map(of_bits, self._deltas))
-        if missing and self._recipe.density < 1 and len(self.parts) * rows * columns <= SPAN:
-            self._held = held = scratch.matrix("held", len(self.parts), rows * columns)
-            for values, part in zip(held, self.parts, strict=True):
-                fill(part.delta, 0, rows, values)
-            self._deltas = [Dense(values.reshape(self.weight.shape)) for values in held]
+    def _held(self, delta: Delta, scratch: Scratch) -> Delta:
+        """A difference that is looked at several times, in memory if it is small and more than a subtraction."""
+        rows, columns = extent(delta.shape)
+        if self._recipe.density >= 1 or rows * columns > SPAN or of_bits(delta):
+            return delta
+        values = scratch.vector("held", rows * columns, np.float32)
+        fill(delta, 0, rows, values)
+        return Dense(values.reshape(delta.shape))
 
     def merged(
         self, start: int, stop: int, strength: float, scratch: Scratch, counts: Counts
@@ -165,7 +160,7 @@ class Join:
                 yield first + low, out
             return
         tile = max(1, _TILE // self._columns)  # rows
-        at_once = _PIECE if self._held is not None or self._of_factors else _BLOCK
+        at_once = _PIECE if self._of_factors else _BLOCK
         step = max(1, at_once // (tile * self._columns)) * tile
         for low in range(start, stop, step):
             rows = low, min(low + step, stop)
@@ -174,7 +169,7 @@ class Join:
             if self.weight.code == "BF16" and self._result is None:
                 base, room = self.weight.array[slice(*rows)].reshape(-1), scratch.room(len(self.parts))
                 how = self._terms, self._how
-                if self._held is None and self._of_factors:
+                if self._of_factors:
                     tiles = scratch.matrix("tile", len(self.parts), tile * self._columns)
                     fused.join_products_bf16(
                         *self._factors(*rows),
@@ -189,9 +184,9 @@ class Join:
                         out,
                     )
                 else:
-                    kept, place, seen = self._thinned(*rows, scratch, counts)
+                    kept, seen = self._thinned(*rows, scratch, counts)
                     fused.join_onto_bf16(
-                        kept, place, tile * self._columns, base, *how, seen, counts.table, *room, strength, out
+                        kept, tile * self._columns, base, *how, seen, counts.table, *room, strength, out
                     )
             else:
                 add_rounded(self.weight, *rows, self.block(*rows, scratch, counts), strength, out)
@@ -203,27 +198,24 @@ class Join:
         The array is the scratch's, so the next block of the thread overwrites it.
         """
         merged = scratch.vector("merged", (stop - start) * self._columns)
-        kept, place, seen = self._thinned(start, stop, scratch, counts)
+        kept, seen = self._thinned(start, stop, scratch, counts)
         if self._result is not None:
             merged[:] = self._result.rows(start, stop).reshape(-1)
-        fused.join(kept, place, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
+        fused.join(kept, self._terms, self._how, seen, counts.table, *scratch.room(len(self.parts)), merged)
         return merged
 
-    def _thinned(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> tuple[F32, int, int]:
-        """What goes into the pass over rows [start, stop): differences, the place of the first, the counts to take.
+    def _thinned(self, start: int, stop: int, scratch: Scratch, counts: Counts) -> tuple[F32, int]:
+        """What goes into the pass over rows [start, stop): differences, the counts to take.
 
         All is done that the pass does not do itself: entries go but by a cut.
         """
-        seen, first = _unseen(counts), start * self._columns
-        if self._held is not None:
-            return self._held, first, seen
-        kept = self._filled(start, stop, scratch)
+        seen, kept = _unseen(counts), self._filled(start, stop, scratch)
         if self._result is None and self._recipe.method.thins not in ("", "trim", "band"):
             if seen:
                 counts.add_raw(kept)
-            self._thin(kept, first, scratch)
-            return kept, 0, seen & fused.KEPT
-        return kept, 0, seen
+            self._thin(kept, start * self._columns, scratch)
+            return kept, seen & fused.KEPT
+        return kept, seen
 
     @property
     def _how(self) -> int:
