@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from amybuild.cache.disk import opened, sealed
-from amybuild.digest import canonical, digest_bytes
+from blake3 import blake3
+
+from amybuild.cache.disk import open_in_place, seal_in_place
+from amybuild.digest import canonical
 from amybuild.product import encode
 from amybuild.provenance import byproduct
 
@@ -42,14 +44,11 @@ def amend_map(text: bytearray, keys: Iterable[Key], graph: Pair) -> None:
     swap(text, graph[0], graph[1])
 
 
-def amend_record(
-    data: bytes, keys: Iterable[Key], graph: Pair, product: tuple[Pair, Pair], times: Pair
-) -> tuple[bytes, str]:
-    """A build record, and the digest of the link map in it. `product`: that one's old and new (key, output)."""
-    whole = opened(data)
-    if whole is None:
+def amend_record(text: bytearray, keys: Iterable[Key], graph: Pair, product: tuple[Pair, Pair], times: Pair) -> str:
+    """A sealed build record; the digest of the link map in it comes back. `product`: that one's old and new (key,
+    output)."""
+    if not open_in_place(text):
         raise Unlike
-    text = bytearray(whole)
     for old, new, actions in keys:
         swap(text, f'"{old}"', f'"{new}"', 2 * actions)  # in its own table of actions, and in the link map's
     swap(text, graph[0], graph[1], 2)
@@ -61,7 +60,29 @@ def amend_record(
     end = text.rfind(b'},"persona":', begin) + 1
     if not len(b',"info":') <= begin < end:
         raise Unlike
-    return sealed(bytes(text)), digest_bytes(b"info\0" + text[begin:end])
+    with memoryview(text) as whole, whole[begin:end] as info:
+        digest = str(blake3(b"info\0").update(info).hexdigest())
+    seal_in_place(text)
+    return digest
+
+
+def amend_nodes(text: bytearray, digests: Mapping[str, Pair]) -> None:
+    """The sealed table of all memory nodes: another digest of some, by key."""
+    if not open_in_place(text):
+        raise Unlike
+    for key, pair in digests.items():
+        was, now = (canonical({key: digest})[1:-1] for digest in pair)
+        swap(text, was, now)
+    seal_in_place(text)
+
+
+def amend_state(text: bytearray, keys: Mapping[str, Pair], folder: str, product: tuple[Any, Any]) -> None:
+    """The state of a project: other last keys of actions, another stamp of the product in `folder`."""
+    for action, pair in keys.items():
+        was, now = (canonical({action: key})[1:-1] for key in pair)
+        swap(text, was, now)
+    was, now = (canonical({folder: stamp})[1:-1] for stamp in product)
+    swap(text, was, now)
 
 
 def amend_provenance(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild import kept
 from amybuild.cache.history import BESIDE, PRODUCT
-from amybuild.digest import digest_value
 from amybuild.graph.rules import RULES
 from amybuild.noop import prune
-from amybuild.provenance import span
+from amybuild.product import CARD, MARK
+from amybuild.provenance import sha256, span
 from amybuild.value import value
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ class Compiled:
     source: str  # the memory graph's
     root: str
     fixed: tuple[str, ...]  # files of the memory graph that say something else too
-    keys: str  # a digest of the keys of all nodes
     digests: dict[str, str]  # of all nodes
+    lost: list[tuple[str, str]]  # `MemoryGraph.lost`
+    notes: tuple[str, ...]
     asked: dict[str, tuple[str, ...]]  # query -> the keys that it selected
     read: dict[str, str]  # node or section -> digest, of those that actions read
     readers: list[tuple[Any, ...]]  # `Reader`s
@@ -60,6 +61,7 @@ class Compiled:
     build: str
     product: tuple[str, str]  # key and output of the link map
     files: dict[str, list[int]]  # the product's, with their stamps
+    sums: dict[str, str]  # sha256 of its account
     starts: dict[str, int]  # when actions began, and how many then
     ends: dict[str, int]
     verification: Any
@@ -73,10 +75,6 @@ def place_of(answer: str) -> str:
     """Where it is kept that goes with an answer (`noop.question`)."""
     folder, name = os.path.split(answer)
     return os.path.join(os.path.dirname(folder), "compiled", name)
-
-
-def keys_of(nodes: Mapping[str, Any]) -> str:
-    return digest_value("keys", sorted(nodes))
 
 
 def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | None:
@@ -113,8 +111,9 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | N
         source=project.persona.graph,
         root=os.fspath(project.persona.root),
         fixed=evidence.both,
-        keys=keys_of(project.digests),
         digests=dict(project.digests),
+        lost=list(project.memory.lost),
+        notes=project.memory.notes,
         asked=dict(asked.queries),
         read={node.key: node.digest for action in project.graph.actions.values() for node in action.nodes},
         readers=readers,
@@ -130,6 +129,7 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | N
         build=record.hash,
         product=record.actions[PRODUCT],
         files=dict(stamp["files"]),
+        sums={name: sha256(project.folder / name) for name in (MARK, CARD)},
         starts=dict(Counter(begin for begin, _ in spans)),
         ends=dict(Counter(end for _, end in spans)),
         verification=record.info.get("verification", {}),

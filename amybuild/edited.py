@@ -13,25 +13,29 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import amybuild
-from amybuild import compiled, evidence, kept
-from amybuild.amend import Unlike, amend_map, amend_provenance, amend_record, swap
+from amybuild import compiled, kept
+from amybuild.amend import Pair, Unlike, amend_map, amend_nodes, amend_provenance, amend_record, amend_state, swap
 from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.disk import read_whole
 from amybuild.cache.history import History
 from amybuild.cache.memo import Memo
 from amybuild.cache.store import Store
 from amybuild.compiled import Compiled, Reader
-from amybuild.digest import digest_bytes, digest_value
+from amybuild.digest import digest_value
 from amybuild.errors import CacheDamage, InputError
 from amybuild.events import Event
 from amybuild.graph.graph import Action, NodeSource
-from amybuild.memory.graph import MemoryGraph, read_graph
-from amybuild.memory.node import Node, cut
+from amybuild.memory.entry import entry_of
+from amybuild.memory.graph import MemoryGraph, odd, read_graph, read_node
+from amybuild.memory.links import dangling
+from amybuild.memory.markdown import key_of
+from amybuild.memory.node import Node, cut, split_key
 from amybuild.memory.reading import Reading
 from amybuild.noop import Answer
 from amybuild.plan.plan import Identity
@@ -74,8 +78,8 @@ class Edited:
         self.forced: frozenset[str] = frozenset()
         self.store = Store(Path(cache))
         self.cache = ActionCache(self.store)
-        self.reading = Reading(self._known_nodes())
-        self.memory = read_graph(known.source, Path(known.root), self.reading)
+        self.history = History(self.store.root, Path(known.root))
+        self._look(self._nodes_of_files())
         self.changed = self._changed()
         readers = (Reader(*row) for row in known.readers)
         self.readers = {one.id: one for one in readers if not self.changed.keys().isdisjoint(one.nodes)}
@@ -85,38 +89,75 @@ class Edited:
         self.identity = Identity(code, libraries)
 
     @cached_property
-    def history(self) -> History:
-        return History(self.store.root, Path(self.known.root))
-
-    @cached_property
     def memo(self) -> Memo:
         return Memo(self.store.root / "files.json")
 
+    # the memory
+
+    def _nodes_of_files(self) -> dict[str, Node] | None:
+        """The nodes of the changed files, where that says all: each is one node's own, in a folder that has the files
+        it had, and no query was asked."""
+        known, found = self.known, dict[str, Node]()
+        self.reading = Reading()
+        base = os.fspath(Path(known.root) / known.source)
+        home = os.path.realpath(base)
+        for path in self.found.changed:
+            name = os.path.relpath(path, base)
+            plain = os.path.join(base, name) == path and os.path.realpath(path) == os.path.join(home, name)
+            if known.asked or path in known.fixed or not plain or key_of(name) not in known.digests:
+                return None
+            node = read_node(known.source, Path(known.root), name, self.reading)
+            found[node.key] = node
+        return found
+
+    def _look(self, nodes: Mapping[str, Node] | None) -> None:
+        """Find what is another, by these nodes or by the whole graph. Raises Unlike when there are other nodes."""
+        known = self.known
+        self.nodes: Mapping[str, Node]
+        self.digests: Mapping[str, str]
+        if nodes is not None:
+            self.nodes, self.digests = nodes, known.digests | {key: node.digest for key, node in nodes.items()}
+            self.edited = {key: known.digests[key] for key in nodes if self.digests[key] != known.digests[key]}
+            entries = {key: entry_of(node) for key, node in nodes.items() if node.links}
+            new = ((key, odd(nodes[key].source, target)) for key, target in dangling(entries, known.digests))
+            same = (row for row in known.lost if row[0] not in nodes)
+            self.lost, self.notes = sorted((*same, *new), key=lambda row: row[0]), known.notes
+            return
+        self.reading = Reading(self._known_nodes())
+        self.memory = read_graph(known.source, Path(known.root), self.reading)
+        seen = self.reading.stamps.keys() - set(known.fixed)
+        if not seen >= set(self.found.changed) or self.memory.digests.keys() != known.digests.keys():
+            raise Unlike
+        self.nodes, self.digests = self.memory.nodes, self.memory.digests
+        self.edited = {key: was for key, was in known.digests.items() if self.digests[key] != was}
+        if self.edited and any(self.memory.keys(query) != keys for query, keys in known.asked.items()):
+            raise Unlike
+        self.lost, self.notes = list(self.memory.lost), self.memory.notes
+
+    @cached_property
+    def memory(self) -> MemoryGraph:
+        """The whole graph, read for the texts of nodes that did not change."""
+        return read_graph(self.known.source, Path(self.known.root), Reading(self._known_nodes()))
+
     @property
-    def _nodes(self) -> str:
-        return os.fspath(self.store.root / "nodes" / digest_bytes(os.fsencode(self.known.root))[:16])
+    def _rows(self) -> str:
+        return os.fspath(self.store.root / "nodes" / self.history.id)
 
     def _known_nodes(self) -> Any:
-        rows = kept.read(self._nodes)
+        rows = kept.read(self._rows)
         return rows[1] if isinstance(rows, tuple) and rows[0] == self.known.program else None
 
     def keep_nodes(self) -> None:
         """Those that had to be parsed again, too."""
-        kept.write(self._nodes, (self.known.program, self.reading.rows(self.began)))
+        kept.write(self._rows, (self.known.program, self.reading.rows(self.began)))
 
     def _changed(self) -> dict[str, Node]:
         """The nodes and sections that actions read and that are others now. Raises Unlike when more than that is."""
-        known, memory = self.known, self.memory
-        seen = self.reading.stamps.keys() - set(known.fixed)
-        if not seen >= set(self.found.changed) or compiled.keys_of(memory.nodes) != known.keys:
-            raise Unlike
-        edited = {key for key, digest in memory.digests.items() if digest != known.digests[key]}
-        if edited and any(memory.keys(query) != keys for query, keys in known.asked.items()):
-            raise Unlike
-        found = {}
-        for key, digest in known.read.items() if edited else ():
-            if memory.find(key)[0] in edited:
-                node = _part(memory, key)
+        known, found = self.known, dict[str, Node]()
+        for key, digest in known.read.items() if self.edited else ():
+            name, part = (key, None) if key in self.digests else split_key(key)
+            if name in self.edited:
+                node = self.nodes[name] if part is None else cut(self.nodes[name], part)
                 if node.digest != digest:
                     found[key] = node
         if not found.keys().isdisjoint(known.others):
@@ -124,9 +165,35 @@ class Edited:
         return found
 
     def _action(self, one: Reader) -> Action:
-        nodes = (self.changed.get(key) or _part(self.memory, key) for key in one.nodes)
-        sources = tuple(NodeSource(node.key, node.digest, node.canonical) for node in nodes)
+        sources = tuple(NodeSource(key, *self._source(key)) for key in one.nodes)
         return Action(one.id, one.target, one.rule, one.params, nodes=sources, origins=one.origins)
+
+    def _source(self, key: str) -> tuple[str, Callable[[], bytes]]:
+        """The digest of a node or section, and what reads its text."""
+        node = self.changed.get(key)
+        return (node.digest, node.canonical) if node else (self.known.read[key], lambda: self._text(key))
+
+    def _text(self, key: str) -> bytes:
+        whole, part = self.memory.resolve(key)
+        node = whole if part is None else cut(whole, part)
+        if node.digest != self.known.read[key]:
+            what = "the node changed while the graph was in use"
+            raise InputError(what, where=whole.source, remedy="build again when nobody writes there")
+        return node.canonical()
+
+    def keep_digests(self) -> None:
+        """The digests of the nodes, for who asks which of them changed."""
+        pairs = {key: (was, self.digests[key]) for key, was in self.edited.items()}
+        try:
+            self.history.amend(lambda text: amend_nodes(text, pairs), self.history.nodes_path)
+        except (OSError, Unlike):
+            self.history.set_nodes(self.digests)
+
+    def settled(self) -> bool:
+        """Whether the memory is as it was read."""
+        return all(kept.settled(stamp, self.began) for stamp in self.reading.stamps.values())
+
+    # the program and the cache
 
     def code_is(self, rule: str, code: Mapping[str, str]) -> bool:
         """Whether the program is what the answer says."""
@@ -136,8 +203,8 @@ class Edited:
     def hold(self) -> dict[str, Record]:
         """Keep the whole build that is here from a collection, as one line; Unlike when it is not what it was."""
         with self.store.guard():
-            now = evidence.of_store(self.store.root)
-            if any(self.found.stamps.get(path) != stamp for path, stamp in now.items() if stamp is not None):
+            removals = kept.stamp_of(os.fspath(self.store.root / kept.REMOVALS))
+            if removals is None or removals != self.found.removals:
                 raise Unlike
             record = os.fspath(self.history.record_path(self.known.build))
             if kept.stamp_of(record) != self.found.stamps.get(record):
@@ -145,31 +212,35 @@ class Edited:
             self.store.hold(f"build {self.history.id} {self.known.build}")
         return {}
 
-    def settled(self) -> bool:
-        """Whether the memory is as it was read."""
-        return all(kept.settled(stamp, self.began) for stamp in self.reading.stamps.values())
+    def note(self, now: Compiled, pairs: Mapping[str, Pair]) -> None:
+        """Write into the project's state what is current `now`."""
+        known, folder = self.known, Path(self.known.folder)
+        stamps = [{"build": one.build, "info": one.info, "files": one.files} for one in (known, now)]
+        path = os.fspath(self.history.state_path)
 
-    def current(self) -> bool:
-        """Whether the build is still the project's last one, and its product the one that was put there."""
-        stamp, log = self.history.product(Path(self.known.folder)), self.history.log()
-        return bool(log) and log[-1][1] == self.known.build and stamp.get("files") == self.known.files
+        def change(text: bytearray) -> None:
+            amend_state(text, pairs, os.fspath(folder), (stamps[0], stamps[1]))
+
+        try:
+            self.state = self.history.amend_state(change, self.found.stamps.get(path))
+        except Unlike:
+            self.state = None
+        if self.state is None:  # another build of this project was at it
+            self.history.current({id: pair[1] for id, pair in pairs.items()}, folder, stamps[1])
+
+    state: kept.Stamp | None = None
 
     def evidence(self, changed: bool) -> dict[str, kept.Stamp | None]:
-        """What the answer rests on from now on."""
+        """What the answer rests on from now on: it stays what it was but for what was written here."""
         found: dict[str, kept.Stamp | None] = {**dict.fromkeys(self.found.absent), **self.found.stamps}
         found |= self.reading.stamps
         if changed:
             record = os.fspath(self.history.record_path(self.known.build))
-            found |= evidence.of_store(self.store.root) | self.history.evidence
+            found |= {path: kept.stamp_of(path) for path in (*self.store.written, record)}
+            found[os.fspath(self.history.state_path)] = self.state
             for name, (size, mtime, ctime, inode) in self.known.files.items():
                 found[os.path.join(self.known.folder, name)] = (size, mtime, ctime, inode)
-            found[record] = kept.stamp_of(record)
         return found
-
-
-def _part(memory: MemoryGraph, key: str) -> Node:
-    whole, part = memory.resolve(key)
-    return whole if part is None else cut(whole, part)
 
 
 def build(found: Answer, cache: str) -> Done | None:
@@ -208,14 +279,15 @@ def _run(work: Edited, done: Done, records: dict[str, Record]) -> bool:
 def _conclude(work: Edited, done: Done, records: Mapping[str, Record]) -> None:
     """What is said of it, and what is kept for the next time."""
     summary, known = done.summary, work.known
-    summary.warnings = work.memory.warnings if summary.ran else ()
+    summary.warnings = (*work.notes, *(text for _, text in work.lost)) if summary.ran else ()
     summary.hits = [""] * (known.actions - len(summary.ran))
     summary.saved = known.seconds - sum(records[id].seconds for id in summary.ran)
-    work.history.set_nodes(work.memory.digests)
-    if work.settled() and work.current():
+    if work.edited:
+        work.keep_digests()
+    if work.settled() and (work.state is not None or not records):
         if work.reading.parsed > _STALE:
             work.keep_nodes()
-        known.digests = dict(work.memory.digests)
+        known.digests, known.lost = dict(work.digests), work.lost
         done.evidence = work.evidence(bool(records))
         done.behind = compiled.keep(compiled.place_of(work.found.asked[0]), known)
 
@@ -246,19 +318,20 @@ def _account(work: Edited, records: Mapping[str, Record]) -> Compiled:
     spent = sum(row["seconds"] for _, row in rows) - sum(row["seconds"] for row, _ in rows)
     now = replace(known, read=graph, starts=dict(+starts), ends=dict(+ends), seconds=known.seconds + spent)
     now.readers = [(*row[:-2], records[row[0]].key, row[-1]) if row[0] in records else row for row in known.readers]
-    texts = {name: bytearray((folder / name).read_bytes()) for name in (MARK, CARD, PROVENANCE)}
-    shas = {name: hashlib.sha256(texts[name]).hexdigest() for name in (MARK, CARD)}
+    texts = {name: read_whole(folder / name) for name in (MARK, CARD, PROVENANCE)}
     amend_map(texts[MARK], keys, graphs)
     swap(texts[CARD], graphs[0], graphs[1])
+    now.sums = {name: hashlib.sha256(texts[name]).hexdigest() for name in known.sums}
     told = [metadata(one.build, times(min(one.starts), max(one.ends))) for one in (known, now)]
-    files = {name: (sha, hashlib.sha256(texts[name]).hexdigest()) for name, sha in shas.items()}
-    amend_provenance(texts[PROVENANCE], graphs, rows, (told[0], told[1]), files)
+    sums = {name: (known.sums[name], now.sums[name]) for name in known.sums}
+    amend_provenance(texts[PROVENANCE], graphs, rows, (told[0], told[1]), sums)
     now.product = keep_text(work.cache, texts[MARK], max(now.ends))
-    account = work.history.record_path(known.build).read_bytes()
     products, latest = (known.product, now.product), (max(known.ends), max(now.ends))
-    data, now.info = amend_record(account, keys, graphs, products, latest)
-    work.history.amend(known.build, data)
+
+    def change(text: bytearray) -> None:
+        now.info = amend_record(text, keys, graphs, products, latest)
+
+    work.history.amend(change, work.history.record_path(known.build))
     now.files = amend(work.store, folder, known.files, texts)
-    stamp = {"build": known.build, "info": now.info, "files": now.files}
-    work.history.current({id: record.key for id, record in records.items()}, folder, stamp)
+    work.note(now, {id: (work.readers[id].key, record.key) for id, record in records.items()})
     return now

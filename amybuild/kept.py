@@ -14,6 +14,8 @@ Stamp = tuple[int, int, int, int]
 # and keep its stamp; a stamp that is younger than this proves nothing
 TICK = 100_000_000
 
+REMOVALS = "gc.lock"  # in a cache: a file that grows whenever somebody may remove from it (`cache.lease`)
+
 
 def stat_of(path: "str | os.PathLike[str]") -> Stamp:
     """What cannot all stay the same when a file changes: size, mtime, ctime (which no tool can set back), inode."""

@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 
-from amybuild.kept import TYPE_CHECKING, Stamp, read, stamp_of, write
+from amybuild.kept import REMOVALS, TYPE_CHECKING, Stamp, read, stamp_of, write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +57,8 @@ class Answer:
     def __init__(self, place: str, asked: str, kept: "Any") -> None:
         known, self.built, self.explained, span, paths, stamps, self.absent, self.behind = kept
         self.asked = place, asked
+        # before the folders are looked at: while this stays, what they show now is not removed by a collection
+        self.removals = stamp_of(os.path.join(os.path.dirname(os.path.dirname(place)), REMOVALS))
         self.stamps: dict[str, Stamp] = dict(zip(paths, stamps, strict=True))
         self.holds = known == asked and not (span and not span[0] <= time.time() < span[1])
         self.changed = self._changed() if self.holds else []

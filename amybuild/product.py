@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from amybuild import __version__
 from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.disk import remove_tree
 from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes, digest_value
@@ -184,10 +184,7 @@ def keep_map(cache: ActionCache, info: Mapping[str, Any], when: str) -> tuple[st
 
 def keep_text(cache: ActionCache, text: bytes | bytearray, when: str) -> tuple[str, str]:
     """`keep_map`, of the bytes of persona.json."""
-    room = cache.store.scratch()
-    with disk_errors(room):
-        (room / MARK).write_bytes(text)
-    output = cache.store.put_tree(room)
+    output = cache.store.put_file(MARK, text)
     key = digest_value("product", output)
     if cache.lookup(key) is None:
         cache.publish(Record(PRODUCT, "product", key, (), output, 0.0, when))
@@ -261,19 +258,19 @@ def _put(
             if folder.exists() and not _is_product(folder, ours):
                 remedy = "choose another folder with -o"
                 raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
-            shutil.rmtree(beside, ignore_errors=True)
+            remove_tree(beside)
             try:
                 names, same = fill(beside)
                 if folder.exists():
                     _keep_others(folder, beside, set(ours) | names)
-                    shutil.rmtree(old, ignore_errors=True)
+                    remove_tree(old)
                     os.rename(folder, old)
                 os.rename(beside, folder)
                 sync_folder(folder.parent)
             except BaseException:
-                shutil.rmtree(beside, ignore_errors=True)
+                remove_tree(beside)
                 raise
-            shutil.rmtree(old, ignore_errors=True)
+            remove_tree(old)
             stamps = {name: stamp(folder / name) for name in sorted(names)}
     for name in same:  # only its links changed, if nobody wrote to it meanwhile; if somebody did, that will show
         stamps[name] = [*ours[name][:2], stamps[name][2], ours[name][3]]

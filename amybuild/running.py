@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from amybuild.cache.disk import remove_tree
 from amybuild.errors import AmyError, CacheDamage, CheckError
 from amybuild.events import Event, Sink, one_at_a_time
 from amybuild.graph.rules import RULES
@@ -138,7 +138,7 @@ def execute(
         executor.close()
         records |= scheduler.outcome.records
         for id in scheduler.outcome.ran:
-            shutil.rmtree(work.store.root / "checkpoints" / records[id].key, ignore_errors=True)
+            remove_tree(work.store.root / "checkpoints" / records[id].key)
     summary.hits = [id for id in outcome.hits if id not in ran]
     summary.failed, summary.blocked = outcome.failed, outcome.blocked
     if options.check:

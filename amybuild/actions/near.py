@@ -24,9 +24,17 @@ def _word() -> re.Pattern[str]:
     return re.compile(rf"[{unspaced}]|[^\W{unspaced}]+")
 
 
+@lru_cache(maxsize=1)
+def _plain() -> re.Pattern[str]:
+    """`_word`, of ASCII: to compile the other one takes longer than a small corpus does."""
+    import re
+
+    return re.compile(r"\w+")
+
+
 def words(text: str) -> list[str]:
     """The words of a text, without case and punctuation."""
-    found: list[str] = _word().findall(text.casefold())
+    found: list[str] = (_plain() if text.isascii() else _word()).findall(text.casefold())
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from amybuild.cache.disk import seal, unseal, write_atomic
+from amybuild.cache.disk import seal, unseal
 from amybuild.cache.store import Store
 from amybuild.kept import Stamp, stamp_of
 from amybuild.value import field, value
@@ -188,7 +188,7 @@ class ActionCache:
                 self.store.hold(_line(record))
                 self.store.write_listing(record.output, files)
                 shared.mark(record.output)
-                write_atomic(Path(self._path(key)), data, self.store.root / "tmp")
+                self.store.write(Path(self._path(key)), data)
             self._read[key] = record
         else:
             self.borrowed = True
@@ -215,7 +215,7 @@ class ActionCache:
         data = render_record(record)
         with self.store.guard():
             self.store.hold(_line(record))
-            write_atomic(Path(self._path(record.key)), data, self.store.root / "tmp")
+            self.store.write(Path(self._path(record.key)), data)
         self._read[record.key] = record
         if self.store.shared is not None:
             files = self.store.tree(record.output)

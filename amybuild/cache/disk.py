@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from blake3 import blake3
+
 from amybuild.digest import canonical, digest_bytes
 from amybuild.errors import ActionError
 
@@ -55,13 +57,27 @@ def replace(source: Path, target: Path) -> None:
     try:
         os.replace(source, target)
     except IsADirectoryError:
-        import shutil
-
-        shutil.rmtree(target, ignore_errors=True)  # another process may be at it too
+        remove_tree(target)  # another process may be at it too
         os.replace(source, target)
 
 
-def write_atomic(path: Path, data: bytes, room: Path | None = None) -> None:
+def remove_tree(path: Path | str) -> None:
+    """Remove a folder of our own with all in it, as far as that goes. `shutil` does so too, and brings compressors: its
+    import takes longer than all folders that one build removes."""
+    with contextlib.suppress(OSError):
+        if not os.path.islink(path):
+            with os.scandir(path) as found:
+                entries = list(found)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+            os.rmdir(path)
+
+
+def write_atomic(path: Path, data: bytes | bytearray, room: Path | None = None) -> None:
     """Write beside, fsync, rename, fsync the folder: after a crash the old content or the new, never a mixture.
 
     `room` is a folder on the same file system where the half-written file lies meanwhile (the cache's ``tmp/``, which
@@ -127,6 +143,15 @@ def _is_part(name: str) -> bool:
     return head.startswith(".") and len(tail) == 12 and not set(tail) - set("0123456789abcdef")
 
 
+def read_whole(path: Path | str) -> bytearray:
+    """A file, to be changed in memory. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        data = bytearray(os.fstat(file.fileno()).st_size)
+        if file.readinto(data) != len(data):
+            raise OSError(errno.EIO, "cut short while it was read", os.fspath(path))
+    return data
+
+
 def read_json(path: Path | str) -> Any:
     """A JSON file, or None when it is missing or unreadable: unreadable state is a miss, never a crash."""
     try:
@@ -152,6 +177,27 @@ def opened(data: bytes) -> bytes | None:
         return data
     whole = data[:-75] + b"}"
     return whole if digest_bytes(whole).encode() == data[-66:-2] and data[-2:] == b'"}' else None
+
+
+def digest_of(text: bytes | bytearray) -> str:
+    """`digest_bytes`, of what need not be copied first."""
+    return str(blake3(text).hexdigest())
+
+
+def open_in_place(text: bytearray) -> bool:
+    """`opened`, without a copy; whether it is whole."""
+    if len(text) <= 75 or text[-75:-66] != _SEAL:
+        return True
+    end = bytes(text[-66:])
+    del text[-75:]
+    text += b"}"
+    return end == digest_of(text).encode() + b'"}'
+
+
+def seal_in_place(text: bytearray) -> None:
+    """`sealed`, without a copy."""
+    end = _SEAL + digest_of(text).encode() + b'"}'
+    text[-1:] = end
 
 
 def unseal(data: bytes) -> Any:

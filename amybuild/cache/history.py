@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from amybuild.cache.disk import disk_errors, read_json, seal, unseal, write_atomic
+from amybuild.cache.disk import disk_errors, read_json, read_whole, seal, unseal, write_atomic
 from amybuild.cache.lock import FileLock
 from amybuild.digest import canonical, digest_bytes, digest_value
 from amybuild.errors import InputError, PinError
@@ -53,9 +54,8 @@ class History:
         self.id = name or digest_bytes(self._project.encode())[:16]
         self.state_path = cache / "state" / f"{self.id}.json"
         self.builds_path = cache / "builds" / self.id
-        self._nodes_path = cache / "memory" / f"{self.id}.json"
+        self.nodes_path = cache / "memory" / f"{self.id}.json"
         self._room = cache / "tmp"
-        self._state = self._load()
 
     @classmethod
     def every(cls, cache: Path) -> list[History]:
@@ -64,16 +64,24 @@ class History:
         names |= {path.name for path in (cache / "builds").glob("*") if path.is_dir()}
         return [cls(cache, None, name) for name in sorted(names)]
 
+    @cached_property
+    def _state(self) -> dict[str, Any]:
+        return self._load()
+
     @property
     def evidence(self) -> dict[str, Stamp | None]:
         """The state file with its stamp from before it was read, or from when it was written here."""
-        return {os.fspath(self.state_path): self._stamp}
+        return {os.fspath(self.state_path): self._stamp if self._state else None}
+
+    @property
+    def damaged(self) -> bool:
+        return bool(self._state) and self._damaged
 
     def _load(self) -> dict[str, Any]:
         self._stamp = stamp_of(os.fspath(self.state_path))
         data = read_json(self.state_path)
-        self.damaged = self.state_path.exists() and not (isinstance(data, dict) and data.get("schema") == SCHEMA)
-        if not isinstance(data, dict) or self.damaged:
+        self._damaged = self.state_path.exists() and not (isinstance(data, dict) and data.get("schema") == SCHEMA)
+        if not isinstance(data, dict) or self._damaged:
             data = {}
         log = data.get("log")
         return {
@@ -124,9 +132,19 @@ class History:
         stamp = {"build": build.hash, "info": digest_value("info", build.info), "files": dict(files)}
         self._update(lambda state: state["product"].update({os.fspath(folder): stamp}))
 
-    def amend(self, hash: str, record: bytes) -> None:
-        """Another account of a build: a record as `add` writes it."""
-        write_atomic(self.record_path(hash), record, self._room)
+    def amend(self, change: Callable[[bytearray], object], path: Path) -> None:
+        """Another account of what was written here, by changing its text in place."""
+        text = read_whole(path)
+        change(text)
+        write_atomic(path, text, self._room)
+
+    def amend_state(self, change: Callable[[bytearray], object], was: Stamp | None) -> Stamp | None:
+        """Change the text of the state if it has the stamp that it `was` written with; its stamp from now on."""
+        with disk_errors(self.state_path), FileLock(self.state_path.with_suffix(".json.lock")):
+            if was is None or stamp_of(os.fspath(self.state_path)) != was:
+                return None
+            self.amend(change, self.state_path)
+            return stamp_of(os.fspath(self.state_path))
 
     def current(self, keys: Mapping[str, str], folder: Path, stamp: Mapping[str, Any]) -> None:
         """`note` and `set_product` in one."""
@@ -163,14 +181,14 @@ class History:
     def nodes(self) -> dict[str, str] | None:
         """The digest of every memory node, by key, as the last build found them; None when that is not known."""
         try:
-            found = unseal(self._nodes_path.read_bytes())["nodes"]
+            found = unseal(self.nodes_path.read_bytes())["nodes"]
             return {str(key): str(digest) for key, digest in found.items()}
         except (OSError, TypeError, KeyError, AttributeError):
             return None
 
     def set_nodes(self, digests: Mapping[str, str]) -> None:
         if self.nodes() != digests:
-            write_atomic(self._nodes_path, seal({"nodes": dict(digests)}), self._room)
+            write_atomic(self.nodes_path, seal({"nodes": dict(digests)}), self._room)
 
     # builds
 

@@ -10,6 +10,8 @@ The argument that a live object is never collected:
   and is not written again cannot go between the look and the note.
 * A room is opened and given back under the shared lock, and given back after history names the build: at every moment
   at which the exclusive lock can be had, one of the two speaks for its results.
+* The lock's file grows by a byte (a hole, which needs no room on a full disk) with every exclusive lock. So who looked
+  at the results and then, under the shared lock, finds the file as it was before that look, need not look again.
 * A room is a file lock. The system drops it with its process, so a killed build holds nothing and needs no unlocking.
 """
 
@@ -18,11 +20,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from amybuild.cache.disk import disk_errors, fresh, sweep_parts
+from amybuild.cache.disk import disk_errors, fresh, remove_tree, sweep_parts
+from amybuild.kept import REMOVALS
 
 
 @contextlib.contextmanager
@@ -32,12 +34,14 @@ def guard(root: Path, *, exclusive: bool = False) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            handle = os.open(root / "gc.lock", flags, 0o666)
+            handle = os.open(root / REMOVALS, flags, 0o666)
         except IsADirectoryError:  # damage
-            shutil.rmtree(root / "gc.lock", ignore_errors=True)
-            handle = os.open(root / "gc.lock", flags, 0o666)
+            remove_tree(root / REMOVALS)
+            handle = os.open(root / REMOVALS, flags, 0o666)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        if exclusive:
+            os.ftruncate(handle, os.fstat(handle).st_size + 1)
         yield
     finally:
         os.close(handle)
@@ -77,7 +81,7 @@ class Room:
         """Give it back: from here on history alone speaks for what was made."""
         try:
             with guard(self.root):
-                shutil.rmtree(self.path, ignore_errors=True)
+                remove_tree(self.path)
                 Path(f"{self.path}.lock").unlink(missing_ok=True)
         finally:
             os.close(self._handle)  # on a disk that takes nothing any more the next build sweeps the rest
@@ -101,11 +105,11 @@ def sweep(base: Path) -> None:
     """Remove the rooms and half-written files of processes that are gone (killed ones, power loss)."""
     for room in [path for path in base.iterdir() if path.is_dir()]:
         if not Path(f"{room}.lock").exists():  # the lock is there before its room and until after it
-            shutil.rmtree(room, ignore_errors=True)
+            remove_tree(room)
     for lock in base.glob("*.lock"):
         handle = _claim(lock)
         if handle is not None:
-            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            remove_tree(lock.with_suffix(""))
             lock.unlink(missing_ok=True)
             os.close(handle)
     sweep_parts(base)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from pathlib import Path
+
+from amybuild.cache.disk import remove_tree
 
 
 class FileLock:
@@ -38,7 +39,7 @@ class FileLock:
         try:
             return os.open(self.path, flags, 0o666)
         except IsADirectoryError:  # damage
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_tree(self.path)
             return os.open(self.path, flags, 0o666)
 
     def release(self) -> None:

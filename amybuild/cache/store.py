@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amybuild.cache.disk import clone, disk_errors, fresh, read_json, replace, sync_folder, write_atomic
+from amybuild.cache.disk import clone, digest_of, disk_errors, fresh, read_json, replace, sync_folder, write_atomic
 from amybuild.cache.lease import Room, guard
 from amybuild.cache.lock import FileLock
 from amybuild.cache.verify import Verified
@@ -64,6 +64,7 @@ class Store:
         self._damaged: dict[str, Stamp] = {}
         self._room: Room | None = None
         self._held: set[str] = set()
+        self.written: set[str] = set()  # the folders of results that this process put something into
         self._starting = threading.Lock()
 
     # holding
@@ -138,9 +139,21 @@ class Store:
         self.begin()
         with self.guard():
             self.hold(f"object {digest}")
-            if not self._has(digest, len(data)):
-                write_atomic(self.object_path(digest), data, self.root / "tmp")
+            self._put(digest, data)
         return digest
+
+    def _put(self, digest: str, data: bytes | bytearray) -> None:
+        if not self._has(digest, len(data)):
+            self.write(self.object_path(digest), data)
+
+    def write(self, path: Path, data: bytes | bytearray) -> None:
+        """Under `guard`: write a record, a listing or an object."""
+        self._wrote(path)
+        write_atomic(path, data, self.root / "tmp")
+
+    def _wrote(self, path: Path) -> None:
+        folder = os.path.dirname(path)
+        self.written |= {folder, os.path.dirname(folder)}
 
     def get_bytes(self, digest: str) -> bytes | None:
         try:
@@ -154,6 +167,7 @@ class Store:
         if self._has(entry.digest, entry.size):
             return
         target = self.object_path(entry.digest)
+        self._wrote(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -200,9 +214,21 @@ class Store:
                 self.write_listing(digest, files)
         return digest
 
+    def put_file(self, name: str, data: bytes | bytearray) -> str:
+        """A tree of one file, which is held; its digest."""
+        files = {name: Entry(digest_of(data), len(data))}
+        digest = tree_digest(files)
+        self.begin()
+        with self.guard():
+            self.hold(f"tree {digest}")
+            self._put(files[name].digest, data)
+            self.write_listing(digest, files)
+        return digest
+
     def write_listing(self, digest: str, files: Files) -> None:
         """Under `guard`: the tree is here from now on."""
-        write_atomic(self.tree_path(digest), listing(files), self.root / "tmp")
+        if parse_listing(digest, read_json(self.tree_path(digest))) != files:
+            self.write(self.tree_path(digest), listing(files))
         self._listings[digest] = files
 
     def tree_path(self, digest: str) -> Path:

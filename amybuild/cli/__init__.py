@@ -32,19 +32,26 @@ def main(argv: list[str] | None = None) -> int:
     return commands.main(words, found)
 
 
+def _leave() -> None:
+    """All is said and written; to take the interpreter down in order costs a fifth of what it costs to start."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def run() -> None:
     """The console script."""
+    import gc
+
+    gc.set_threshold(100_000)  # a large project is many objects that stay: not to be looked through every 700 new ones
     words = sys.argv[1:]
     try:
         found = noop.look(words)
         if _known(words, found):
-            os._exit(0)  # all is written; to take the interpreter down in order costs a fifth of what it costs to start
+            os._exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
-    import gc
-
     from amybuild.cli import commands
 
-    gc.set_threshold(100_000)  # a large project is many objects that stay: not to be looked through every 700 new ones
     commands.end_politely()
-    sys.exit(commands.main(words, found))
+    sys.exit(commands.main(words, found, _leave))

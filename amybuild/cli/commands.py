@@ -61,10 +61,11 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     return None, argv
 
 
-def main(argv: list[str], found: Answer | None = None) -> int:
-    """Run one command; returns its exit code. `found`: what was said when all was up to date, which no longer holds."""
+def main(argv: list[str], found: Answer | None = None, leave: Callable[[], object] = bool) -> int:
+    """Run one command; returns its exit code. `found`: what was said when all was up to date, which no longer holds.
+    `leave` is called when the little that changed was made, and nothing of it is left to take down."""
     try:
-        code = _answer(argv, found)
+        code = _answer(argv, found, leave)
     except Exception:
         if not _signals:
             raise
@@ -72,11 +73,11 @@ def main(argv: list[str], found: Answer | None = None) -> int:
     return 130 if code and _signals else code  # what failed after a signal may have failed by it
 
 
-def _answer(argv: list[str], found: Answer | None) -> int:
+def _answer(argv: list[str], found: Answer | None, leave: Callable[[], object]) -> int:
     try:
         command, rest = _split(argv)
         if found is not None and command is None:
-            return _after_edit(argv, found)
+            return _after_edit(argv, found, leave)
         return _function(COMMANDS[command] if command else "build:run")(rest)
     except AmyError as error:
         print(f"amybuild: {error}", file=sys.stderr)
@@ -96,11 +97,12 @@ def _answer(argv: list[str], found: Answer | None) -> int:
         return done.code if isinstance(done.code, int) else 2
 
 
-def _after_edit(argv: list[str], found: Answer) -> int:
+def _after_edit(argv: list[str], found: Answer, leave: Callable[[], object]) -> int:
     from amybuild.cli import edited
 
     ran = edited.run(argv, found)
     if ran is None:
+        leave()
         return 0
     from amybuild.cli import build
 

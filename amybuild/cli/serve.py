@@ -34,7 +34,7 @@ def chat(argv: Sequence[str]) -> int:
     readout = read_readout(product) if (product / MANIFEST).is_file() else None
     if readout is None and (args.readout or args.controls):
         raise InputError("it has no readout", where=str(product), remedy="add a [readout] to the Personafile")
-    steered = [one.at(strength) for one, strength, _ in asked]
+    steered = [one.at(how.towards) for one, how in asked]
     from amybuild.serve.chat import opened
 
     with opened(product, readout) as loaded:
@@ -42,7 +42,7 @@ def chat(argv: Sequence[str]) -> int:
             return _controls(args, loaded, product, asked)
         conditions = {"steered" if steered else "reply": steered}
         if args.compare:
-            away = [one.at(-how.away) for one, _, how in asked]
+            away = [one.at(-how.away) for one, how in asked]
             conditions = {"unsteered": [], "steered": steered, "steered away": away} if steered else {"unsteered": []}
         histories: dict[str, list[dict[str, str]]] = {name: [] for name in conditions}
         for message in args.message or _typed(args.quiet):
@@ -56,7 +56,7 @@ def export(argv: Sequence[str]) -> int:
     parser.add_argument("what", choices=("gguf", "fold"), help="control vectors | a checkpoint that steers by itself")
     _shared(parser)
     parser.add_argument("-o", "--output", metavar="PATH", help="the folder to write (default: beside the product)")
-    parser.add_argument("--away", action="store_true", help="away from the concept: alpha_neg, turned round")
+    parser.add_argument("--away", action="store_true", help="away from the concept: alpha_neg (or X) turned round")
     args = enter(parser, argv)
     from amybuild.serve.files import model_config
     from amybuild.serve.fold import fold, fold_of
@@ -68,8 +68,8 @@ def export(argv: Sequence[str]) -> int:
     if not asked:
         remedy = "name one with --steer NAME, or set apply = true in its [steer.NAME]"
         raise InputError("nothing to export: no steering target applies", where=str(product), remedy=remedy)
-    strengths = {one.name: -how.away if args.away else strength for one, strength, how in asked}
-    directions = [one.at(strengths[one.name]) for one, _, _ in asked]
+    strengths = {one.name: -how.away if args.away else how.towards for one, how in asked}
+    directions = [one.at(strengths[one.name]) for one, _ in asked]
     out = Path(args.output or f"{product}-{'steered' if args.what == 'fold' else 'gguf'}")
     result: dict[str, Any] = {"schema": 1, "output": str(out), "strengths": strengths}
     if args.what == "fold":
@@ -97,7 +97,7 @@ def _shared(parser: Any) -> None:
         action="append",
         default=[],
         metavar="NAME[=X]",
-        help="along this steering target or concept, X class gaps far (default: its alpha_pos; all that apply)",
+        help="along this steering target or concept, X class gaps far either way (default: its alphas; all that apply)",
     )
 
 
@@ -113,23 +113,23 @@ def _product(args: Any) -> Path:
     return found[0]
 
 
-def _asked(product: Path, words: Sequence[str]) -> list[tuple[Any, float, Any]]:
-    """(direction, strength, the product's own strengths) for each --steer, or for all that apply."""
+def _asked(product: Path, words: Sequence[str]) -> list[tuple[Any, Any]]:
+    """(direction, its strengths) for each --steer, or for all that apply. A strength that is named counts both ways."""
     from amybuild.serve.chat import Strengths, strengths
     from amybuild.serve.steering import read_steering
 
     told = strengths(product)
-    wanted: dict[str, float] = {}
+    wanted: dict[str, Strengths] = {}
     for word in words or [name for name, how in told.items() if how.apply]:
         name, sign, text = word.partition("=")
         try:
-            wanted[name] = float(text) if sign else told.get(name, Strengths()).towards
+            wanted[name] = Strengths(True, float(text), float(text)) if sign else told.get(name, Strengths())
         except ValueError:
             raise InputError(f"{text!r:.40} is no number", where="--steer", remedy="as in --steer warmth=1.5") from None
     found = read_steering(product, list(wanted)) if wanted else {}
     for name, one in found.items():
-        one.at(wanted[name])  # finite, or it says so
-    return [(found[name], strength, told.get(name, Strengths())) for name, strength in wanted.items()]
+        one.at(wanted[name].towards)  # finite, or it says so
+    return [(found[name], how) for name, how in wanted.items()]
 
 
 def _typed(quiet: bool) -> Iterator[str]:
@@ -176,10 +176,8 @@ def _say(
         print(flush=True)
 
 
-def _controls(args: Any, loaded: Any, product: Path, asked: Sequence[tuple[Any, float, Any]]) -> int:
+def _controls(args: Any, loaded: Any, product: Path, asked: Sequence[tuple[Any, Any]]) -> int:
     """Measure each direction; exit 1 when one does not turn round with its sign or is no better than chance."""
-    from dataclasses import replace
-
     from amybuild.serve.chat import controls
     from amybuild.serve.files import read_readout
     from amybuild.serve.steering import FOLDER
@@ -187,11 +185,11 @@ def _controls(args: Any, loaded: Any, product: Path, asked: Sequence[tuple[Any, 
     if not asked:
         raise InputError("no steering target applies", where="--controls", remedy="name one with --steer NAME")
     good = True
-    for one, strength, how in asked:
+    for one, how in asked:
         own = product / FOLDER / one.name
         readout = read_readout(own if own.is_dir() else product)
         concept = readout.concepts[0] if own.is_dir() else one.name
-        found = controls(loaded, readout, concept, one, replace(how, towards=strength), seed=args.seed)
+        found = controls(loaded, readout, concept, one, how, seed=args.seed)
         good = good and found["reverses"] and found["beats_random"]
         if args.json:
             print(json.dumps({"name": one.name, **found}))

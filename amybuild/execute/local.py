@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -12,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from amybuild.cache.disk import remove_tree
 from amybuild.cache.store import Store, disk_errors
 from amybuild.errors import AmyError, CacheDamage, Interrupted
 from amybuild.execute.job import Failure, Job, Kind, Result
@@ -120,7 +120,7 @@ class LocalExecutor:
             seconds = time.monotonic() - began
             return Result(self.store.put_tree(out), seconds, self.host(job.rule))
         finally:
-            shutil.rmtree(room, ignore_errors=True)
+            remove_tree(room)
 
     def _inputs(self, job: Job, room: Path) -> dict[str, Path]:
         """The job's inputs as folders: views into the store, and its nodes as one file."""

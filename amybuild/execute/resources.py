@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable, Mapping
 
@@ -65,12 +64,18 @@ def _number(path: str) -> int | None:
         return None
 
 
+def _device_files() -> int:
+    import glob  # seldom asked for
+
+    return len(glob.glob("/dev/nvidia[0-9]*"))
+
+
 def visible_gpus(environ: Mapping[str, str] = os.environ, devices: int | None = None) -> int:
     """How many GPUs CUDA would see, from its device files and CUDA_VISIBLE_DEVICES; torch is not asked.
 
     As CUDA does it, the list ends at the first entry that names no device.
     """
-    there = len(glob.glob("/dev/nvidia[0-9]*")) if devices is None else devices
+    there = _device_files() if devices is None else devices
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None or not there:
         return there

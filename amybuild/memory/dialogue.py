@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from amybuild.errors import did_you_mean
@@ -83,6 +82,8 @@ def _looks_like_speaker(name: str) -> bool:
     bare = name.strip("*_> ")
     if name.startswith(" ") or not bare.isalpha():
         return False
+    import difflib  # here, since in most dialogues no line looks like one
+
     # "Note:" and "Now:" are words people write: for "Not" only its other spellings count
     long = ("User", "Assistant", "System")
     return bare.title() in _SPEAKERS or bool(difflib.get_close_matches(bare, long, n=1, cutoff=0.8))

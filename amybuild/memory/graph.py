@@ -13,7 +13,7 @@ from amybuild.errors import InputError, did_you_mean
 from amybuild.memory.entry import Entry, entry_of
 from amybuild.memory.jsonl import shelve_jsonl
 from amybuild.memory.links import Net, dangling, net_of
-from amybuild.memory.markdown import read_folder
+from amybuild.memory.markdown import read_file, read_folder
 from amybuild.memory.node import Node, find_key, find_section
 from amybuild.memory.reading import Reading
 from amybuild.memory.shelf import Shelf
@@ -48,13 +48,17 @@ class MemoryGraph:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What is odd but harmless: `notes`, and each link to a node that is not there."""
+        return (*self.notes, *(text for _, text in self.lost))
+
+    @cached_property
+    def lost(self) -> tuple[tuple[str, str], ...]:
+        """The key and a warning for each link to a node that is not there."""
         shelf = self.nodes
 
         def place(key: str) -> str:
             return (shelf.source(key) if isinstance(shelf, Shelf) else shelf[key].source) or key
 
-        lost = dangling(self.index)
-        return (*self.notes, *(f"{place(key)}: links to '{target}', which is no node" for key, target in lost))
+        return tuple((key, odd(place(key), target)) for key, target in dangling(self.index, self.index))
 
     @cached_property
     def net(self) -> Net:
@@ -103,6 +107,11 @@ class MemoryGraph:
         return tuple(run_query(parse_query(query), self))
 
 
+def odd(place: str, target: str) -> str:
+    """A link to a node that is not there, in words."""
+    return f"{place}: links to '{target}', which is no node"
+
+
 class AskedGraph:
     """A graph that remembers which queries it was asked, what they gave, and whether it was asked in `other` ways.
 
@@ -127,6 +136,11 @@ class AskedGraph:
 def build_graph(nodes: Iterable[Node], source: str = "", notes: tuple[str, ...] = ()) -> MemoryGraph:
     """A graph of `nodes` (their keys differ); `notes` are warnings of whoever read them."""
     return MemoryGraph({node.key: node for node in sorted(nodes, key=lambda node: node.key)}, source, notes)
+
+
+def read_node(source: str, root: Path, name: str, reading: Reading) -> Node:
+    """One node of a folder that `read_graph` read, by the name of its file there: a regular one, and no link."""
+    return read_file(root / source, source.rstrip("/") or "/", root, name, reading)
 
 
 def read_graph(source: str, root: Path, reading: Reading | None = None) -> MemoryGraph:

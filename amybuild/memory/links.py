@@ -31,10 +31,10 @@ def _owner(target: str) -> str:
     return split_key(target)[0]
 
 
-def dangling(index: Mapping[str, Entry]) -> list[tuple[str, str]]:
-    """``(key, target)`` of every link to a node that is not there, in the order of the graph."""
+def dangling(index: Mapping[str, Entry], nodes: Mapping[str, object]) -> list[tuple[str, str]]:
+    """``(key, target)`` of every link in `index` to what is none of the `nodes`, in the order of the index."""
     targets = {target for entry in index.values() for target, _, _ in entry.links}
-    lost = {target for target in targets - index.keys() if _owner(target) not in index}
+    lost = {target for target in targets - nodes.keys() if _owner(target) not in nodes}
     if not lost:
         return []
     return [(key, target) for key, entry in index.items() for target, _, _ in entry.links if target in lost]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from amybuild.errors import InputError
 from amybuild.memory.bare import Bare, bare_of
-from amybuild.memory.node import MAX_BYTES, clean
+from amybuild.memory.node import MAX_BYTES, Node, clean
 from amybuild.memory.reading import Reading
 from amybuild.memory.shelf import Kept, Shelf
 
@@ -34,12 +33,29 @@ def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> 
         return shelf.kept(*reader.parse(key, name, reader.fetch(name)))
 
     for paths, names in _Walk(display, reader.homes, reading).files(reader.root, "", ()):
-        keys = [name[:-3] if name.isascii() else unicodedata.normalize("NFC", name[:-3]) for name in names]
+        keys = list(map(key_of, names))
         shelf.put(keys, reading.all_values(paths, read, keys, names), names)
     if not shelf:
         raise InputError("no memory nodes here", where=display, remedy="a node is a Markdown file: some-key.md")
     shelf.sort()
     return shelf
+
+
+def read_file(folder: Path, display: str, project: Path, name: str, reading: Reading) -> Node:
+    """The node of one file of the folder."""
+    reader = _Files(folder, display, project, reading)
+    reading.saw(f"{reader.root}/{name}")
+    bare, line = reader.parse(key_of(name), name, reader.fetch(name))
+    return bare.node(reader.source(name), line)
+
+
+def key_of(name: str) -> str:
+    """The key of the node in a file of this name, relative to the graph's folder."""
+    if name.isascii():
+        return name[:-3]
+    import unicodedata
+
+    return unicodedata.normalize("NFC", name[:-3])
 
 
 class _Files:

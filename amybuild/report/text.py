@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -86,6 +85,8 @@ def node_diff(old: bytes | None, new: bytes | None, name: str, most: int = DIFF_
 
 def text_diff(old: list[str], new: list[str], name: str, most: int = DIFF_LINES) -> list[str]:
     """A unified diff of two texts with a line of context, `most` lines of it."""
+    import difflib
+
     diff = list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]  # the first two name files
     left = len(diff) - most
     return diff if left <= 0 else [*diff[:most], f"… {left} more lines in {name}"]

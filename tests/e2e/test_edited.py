@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from amybuild import compiled, edited, noop
+from amybuild.cache.lease import guard
 from tests.edits import LISTEN, anew, built, left, looked, looks, prose, settle, tick
 from tests.harness import Space
 
@@ -126,6 +128,45 @@ def test_a_collection_meanwhile_takes_nothing_that_the_build_relies_on(
     assert not loaded
     assert left(space) == anew(space)
     assert looked(space).err.startswith("tess is up to date")
+
+
+def test_a_collection_between_the_look_and_the_build_is_for_the_whole_program(
+    space: Space, loaded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = edited.Edited.hold
+
+    def collected(self: edited.Edited) -> object:
+        with guard(self.store.root, exclusive=True):
+            shutil.rmtree(self.store.root / "trees")
+        return real(self)
+
+    monkeypatch.setattr(edited.Edited, "hold", collected)
+    prose(space, 1)
+    tick()
+    assert space.run().code == 0
+    assert loaded, "what the look relied on may be gone"
+    assert left(space) == anew(space)
+
+
+def test_what_somebody_took_meanwhile_is_missed_by_the_next_build(
+    space: Space, loaded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = edited._conclude
+
+    def taken(work: edited.Edited, *rest: object) -> object:
+        trees = (space.root / "cache/v1/trees").glob("*/*.json")
+        next(path for path in trees if str(path.parent) not in work.store.written).unlink()
+        return real(work, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edited, "_conclude", taken)
+        prose(space, 1)
+        tick()
+        assert space.run().code == 0
+    assert not loaded
+    tick()
+    assert space.run().code == 0
+    assert loaded, "a stamp from after the loss would say that all is there"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -63,10 +63,17 @@ def test_chat_compares_and_follows_a_conversation(here: Any, product: Path, monk
     assert len({json.dumps(row["readout"]) for row in rows}) == 6
 
 
-def test_a_strength_of_nothing_is_no_steering(here: Any, product: Path) -> None:
-    words = ("chat", product, "-m", "How?", "--json", "--max-tokens", 5, "--compare", "--steer", "warmth=0")
-    rows = [json.loads(line) for line in here(*words).out.splitlines()]
-    assert rows[0]["readout"] == rows[1]["readout"] != rows[2]["readout"]
+def test_a_strength_that_is_named_counts_both_ways(here: Any, product: Path) -> None:
+    words = ("chat", product, "-m", "How?", "--json", "--max-tokens", 5, "--compare", "--steer")
+    readouts = [
+        [json.loads(line)["readout"] for line in here(*words, f"warmth={x}").out.splitlines()] for x in (0, 3, -3)
+    ]
+    still, there, back = readouts
+    assert still[0] == still[1] == still[2]
+    assert there[1:] == back[:0:-1]
+    assert there[1] != there[2]
+    told = json.loads(here("export", "gguf", product, "-o", "out", "--json", "--away", "--steer", "warmth=3").out)
+    assert told["strengths"] == {"warmth": -3.0}
 
 
 def test_export_gguf_writes_what_applies_at_its_strength(here: Any, product: Path) -> None:

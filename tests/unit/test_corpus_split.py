@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from amybuild.actions.near import NEAR, near, shingles
+from amybuild.actions.near import NEAR, _word, near, shingles, words
 from amybuild.actions.split import check_apart, is_heldout, split
 from amybuild.errors import ActionError
 from amybuild.graph.analyze import analyze
@@ -82,6 +82,11 @@ def test_a_leak_is_an_error() -> None:
     with pytest.raises(ActionError, match="1 held-out examples are also trained on") as caught:
         check_apart([one], [make_example("m", [("user", "WHEN")], "Why, the hurry")])
     assert "hurry" not in str(caught.value)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_the_words_of_ascii_are_those_of_any_text(text: str) -> None:
+    assert words(text) == _word().findall(text.casefold())
 
 
 TASKS = {"all": "*", "a": "a-*", "b": "b-*", "first": "?-1"}

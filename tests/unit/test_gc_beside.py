@@ -114,7 +114,7 @@ def test_builds_and_collections_at_the_same_time_never_meet(tmp_path: Path) -> N
     assert [one.exitcode for one in workers] == [0, 0, 0]
     counts = [json.loads((tmp_path / f"r{i}").read_text()) for i in range(3)]
     assert sum(c["hit"] for c in counts) > 10, "they did share results"
-    assert freed > 100
+    assert freed > 10
     assert collections > 10
     collect(root, keep=0)
     assert not any(path.is_file() for kind in ("actions", "trees", "objects") for path in (root / kind).rglob("*"))

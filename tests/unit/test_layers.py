@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "perform": {"graph", "execute", "actions"},
     "running": {"perform", "execute", "plan", "cache", "graph", "events", "errors"},
     "amend": {"product", "provenance", "cache", "digest"},
-    "compiled": {"project", "running", "evidence", "noop", "graph", "cache", "provenance", "digest", "kept"},
+    "compiled": {"project", "product", "running", "evidence", "noop", "graph", "cache", "provenance", "digest", "kept"},
     "edited": {
         *("compiled", "amend", "product", "provenance", "running", "plan", "graph", "memory", "cache", "events"),
         *("digest", "errors", "evidence", "kept", "noop"),
