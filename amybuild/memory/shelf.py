@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from blake3 import blake3
 
 from amybuild.errors import InputError
-from amybuild.memory.bare import Bare
+from amybuild.memory.bare import Bare, bare_of_json
 from amybuild.memory.entry import Entry, unpacked
 from amybuild.memory.node import Node
 
 Kept = tuple[bytes, bytes]  # the digest and the packed entry of a node: what is known of it without its text
-_HELD = 16 << 20  # characters: a graph of an ordinary size is not read from its files twice
+_HELD = 256 << 20  # bytes of the nodes that were just read: they are not read from their files again
+_MADE = 8_192  # nodes that are kept once they were asked for
 
 
 class Reader(Protocol):
@@ -36,9 +38,9 @@ class Shelf(Mapping[str, Node]):
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._rows: dict[str, tuple[Kept, Any]] = {}
-        self._held: dict[str, tuple[Bare, int]] = {}
-        self._nodes: dict[str, Node] = {}  # made of those that are held
+        self._held: dict[str, tuple[bytes, int]] = {}  # canonical forms, and the lines that contents begin at
         self._room = _HELD
+        self._made: dict[str, Node] = {}
 
     def put(self, keys: Sequence[str], kept: Sequence[Kept], places: Sequence[Any]) -> None:
         """Note nodes and where they are. A second one under its key is an `InputError`."""
@@ -57,21 +59,22 @@ class Shelf(Mapping[str, Node]):
 
     def kept(self, bare: Bare, line: int = 0) -> Kept:
         """What to `put` for a node that was just read."""
-        self._room -= len(bare.content) + len(bare.examples or "")
+        form = bare.canonical()
+        self._room -= len(form)
         if self._room > 0:
-            self._held[bare.key] = bare, line
-        return blake3(bare.canonical()).digest(), bare.entry()
+            self._held[bare.key] = form, line
+        return blake3(form).digest(), bare.entry()
 
     def sort(self) -> None:
         self._rows = {key: self._rows[key] for key in sorted(self._rows)}
 
     def __getitem__(self, key: str) -> Node:
-        node = self._nodes.get(key)
+        node = self._made.get(key)
         if node is None:
             bare, line = self._take(key)
             node = bare.node(self.source(key), line)
-            if key in self._held:
-                self._nodes[key] = node
+            if len(self._made) < _MADE and key in self._held:
+                self._made[key] = node
         return node
 
     def text(self, key: str) -> str:
@@ -80,21 +83,29 @@ class Shelf(Mapping[str, Node]):
 
     def canonical(self, key: str) -> bytes:
         """`Node.canonical` of a node."""
-        if key not in self._held:
-            (digest, _), place = self._rows[key]
-            data = self._reader.fetch(place).rstrip()
-            if data[:1] == b"{" and blake3(data).digest() == digest:  # it is kept in this form
-                return data
-        return self._take(key)[0].canonical()
+        if key in self._held:
+            return self._held[key][0]
+        digest, data = self._rows[key][0][0], self._fetch(key)
+        form = data.rstrip()
+        if form[:1] == b"{" and blake3(form).digest() == digest:  # it lies in this form
+            return form
+        return self._checked(key, data)[0].canonical()
 
     def _take(self, key: str) -> tuple[Bare, int]:
-        found = self._held.get(key)
-        if found is None:
-            (digest, _), place = self._rows[key]
-            found = self._reader.parse(key, place, self._reader.fetch(place))
-            if blake3(found[0].canonical()).digest() != digest:
-                what, remedy = "the node changed while the graph was in use", "build again when nobody writes there"
-                raise InputError(what, where=self._reader.source(place), remedy=remedy)
+        if key in self._held:
+            form, line = self._held[key]
+            return bare_of_json(json.loads(form)), line
+        return self._checked(key, self._fetch(key))
+
+    def _fetch(self, key: str) -> bytes:
+        return self._reader.fetch(self._rows[key][1])
+
+    def _checked(self, key: str, data: bytes) -> tuple[Bare, int]:
+        (digest, _), place = self._rows[key]
+        found = self._reader.parse(key, place, data)
+        if blake3(found[0].canonical()).digest() != digest:
+            what, remedy = "the node changed while the graph was in use", "build again when nobody writes there"
+            raise InputError(what, where=self._reader.source(place), remedy=remedy)
         return found
 
     def __contains__(self, key: object) -> bool:

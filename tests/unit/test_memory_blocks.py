@@ -19,7 +19,12 @@ from amybuild.memory.reading import Reading
 TIMES = itertools.count(10**18)  # no two files of these tests have the same stamp, however soon one follows the other
 LINES = [json.dumps({"key": f"n{i}", "content": "text " * i}).encode() for i in range(9)]
 EDITS = st.lists(
-    st.tuples(st.integers(0, 400), st.integers(0, 60), st.sampled_from([b"", b"\n", b"x", b" \n\n", *LINES, b"\xff"])),
+    st.tuples(
+        st.integers(0, 10),
+        st.integers(-1, 2),
+        st.integers(0, 60) | st.just(0),
+        st.sampled_from([b"", b"\n", b"x", b" \n\n", *LINES, *(line + b"\n" for line in LINES), b"\xff"]),
+    ),
     min_size=1,
     max_size=3,
 )
@@ -38,7 +43,7 @@ def put(path: Path, data: bytes) -> None:
     os.utime(path, ns=(0, next(TIMES)))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 150), st.permutations(LINES), st.sampled_from([b"", b"\n"]), st.lists(EDITS, min_size=1))
 def test_any_edits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, lines: list[bytes], end: bytes, edits: Any
@@ -46,12 +51,30 @@ def test_any_edits(
     monkeypatch.setattr("amybuild.memory.jsonl._BLOCK", block)
     path, data, known = tmp_path / "n.jsonl", b"\n".join(lines) + end, None
     for edit in [[], *edits]:
-        for at, size, new in edit:
+        for line, beside, size, new in edit:
+            at = max(0, len(b"\n".join(data.split(b"\n")[:line])) + beside)  # near the end of a line
             data = data[:at] + new + data[at + size :]
         put(path, data)
         reading = Reading(known)
         assert told(path, reading) == told(path, Reading())
         known = reading.rows(1 << 62) or known
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("A\nB", "A\nB{}"), ("A\nB", "A\nB\nC"), ("A\nB\n", "AB\n"), ("A\nB\n", "A\n B\n"), ("A\nB\nC\n", "A\n C\n")],
+)
+def test_a_block_begins_and_ends_with_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    monkeypatch.setattr("amybuild.memory.jsonl._BLOCK", 1)  # each line is one
+    path, first = tmp_path / "n.jsonl", Reading()
+    for name, line in zip("ABC", LINES, strict=False):
+        before, after = before.replace(name, line.decode()), after.replace(name, line.decode())
+    put(path, before.encode())
+    told(path, first)
+    put(path, after.encode())
+    assert told(path, Reading(first.rows(1 << 62))) == told(path, Reading())
 
 
 def test_blocks_before_and_behind_an_edit_are_kept_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
