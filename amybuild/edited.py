@@ -280,7 +280,7 @@ def _conclude(work: Edited, done: Done, records: Mapping[str, Record]) -> None:
     """What is said of it, and what is kept for the next time."""
     summary, known = done.summary, work.known
     summary.warnings = (*work.notes, *(text for _, text in work.lost)) if summary.ran else ()
-    summary.unnamed = known.actions - len(summary.ran)
+    summary.unnamed = known.actions - len(summary.ran) - len(summary.hits)
     summary.saved = known.seconds - sum(records[id].seconds for id in summary.ran)
     if work.edited:
         work.keep_digests()
