@@ -56,6 +56,39 @@ def test_it_says_what_the_whole_program_says(space: Space, loaded: list[int]) ->
     assert shown(short.out) == shown(whole.out)
 
 
+def test_it_warns_of_every_link_that_leads_nowhere(space: Space, loaded: list[int]) -> None:
+    space.write("memory/j-01.md", '+++\ntype = "episodic"\nlinks = ["gone"]\n+++\n' + "A day.\n\nworry:9\n")
+    space.build()
+    settle(space)
+    loaded.clear()
+    for links in ('["lost", "j-01"]', '["lost", "j-02"]', "[]"):
+        space.write(LISTEN, f"+++\nlinks = {links}\n+++\n" + space.read(LISTEN).rpartition("+++\n")[2])
+        prose(space, len(links))
+        tick()
+        short = space.run()
+        assert not loaded
+        assert ("lost" in short.err, "links to 'gone'" in short.err) == ("lost" in links, True)
+        prose(space, 100 + len(links))
+        tick()
+        assert shown(short.err) == shown(looked(space).err)
+        settle(space)
+        loaded.clear()
+
+
+def test_an_edit_behind_a_link_is_one(space: Space, loaded: list[int]) -> None:
+    path = space.root / LISTEN
+    path.rename(path.with_name("_text.md"))
+    path.symlink_to("_text.md")
+    space.build()
+    settle(space)
+    loaded.clear()
+    prose(space, 1)
+    tick()
+    assert "1 ran, " in space.run().err
+    assert not loaded
+    assert left(space) == anew(space)
+
+
 def test_the_edit_undone_runs_nothing_and_tells_the_old_account(space: Space, loaded: list[int]) -> None:
     before = left(space)
     for number in (1, 2):
