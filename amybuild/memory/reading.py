@@ -25,7 +25,7 @@ class Reading:
     def __init__(self, known: Mapping[str, Any] | None = None) -> None:
         self._known = known or {}
         self._rows: dict[str, Any] = {}  # of a path: Row or Rows
-        self._new: dict[str, set[str]] = {}  # of the paths of rows: the names of what was read now
+        self._new: dict[str, dict[str, tuple[Stamp | None, Named]]] = {}  # of the paths of rows: what was read now
         self._named: dict[str, Stamp | None] = {}  # the files that the one being read names
         self.stamps: dict[str, Stamp | None] = {}
         self.parsed = 0  # nodes that had to be read from their files
@@ -38,7 +38,11 @@ class Reading:
     def values(self, path: str, read: Callable[..., Any], *args: Any) -> Any:
         """What a reader needs of the file `path`: as it was kept if nothing changed since, else what `read` says."""
         now = self.stamps[path] = stamp_of(path)
-        self._rows[path] = row = self._row(path, "", now, self._known.get(path), read, *args)
+        row: Row | None = self._known.get(path)
+        if row is None or row[0] != now or self._changed(row[1]):
+            value = self._read(read, *args)
+            row = (now, self._note(path, "", now), value)
+        self._rows[path] = row
         return row[2]
 
     def all_values(
@@ -52,25 +56,29 @@ class Reading:
         if before[:2] == (names, packed) and not any(map(self._changed, before[2].values())):
             self._rows[place] = before
             return before[3]
-        known = {name: (stamp, before[2].get(name, ()), value) for name, stamp, value in _each(before)}
-        rows = [
-            self._row(place, name, now, known.get(name), read, *given)
-            for name, now, *given in zip(names, stamps, *args, strict=True)
-        ]
-        others = {name: row[1] for name, row in zip(names, rows, strict=True) if row[1]}
-        values = [row[2] for row in rows]
+        known = dict(zip(before[0], zip(_unpacked(before[1]), before[3], strict=True), strict=True))
+        others: dict[str, Named] = {}
+        values = []
+        for at, (name, now) in enumerate(zip(names, stamps, strict=True)):
+            row, named = known.get(name), before[2].get(name, ())
+            if row is None or row[0] != now or (named and self._changed(named)):
+                values.append(self._read(read, *(column[at] for column in args)))
+                named = self._note(place, name, now)
+            else:
+                values.append(row[1])
+            if named:
+                others[name] = named
         self._rows[place] = (names, packed, others, values)
         return values
 
-    def _row(
-        self, place: str, name: str, now: Stamp | None, row: Row | None, read: Callable[..., Any], *args: Any
-    ) -> Row:
-        if row is not None and row[0] == now and not self._changed(row[1]):
-            return row
+    def _read(self, read: Callable[..., Any], *args: Any) -> Any:
         self._named = {}
-        value = read(*args)
-        self._new.setdefault(place, set()).add(name)
-        return now, tuple(self._named.items()), value
+        return read(*args)
+
+    def _note(self, place: str, name: str, stamp: Stamp | None) -> Named:
+        named = tuple(self._named.items())
+        self._new.setdefault(place, {})[name] = stamp, named
+        return named
 
     def _changed(self, named: Named) -> bool:
         return any(self.saw(file) != was for file, was in named)
@@ -85,10 +93,11 @@ class Reading:
         this one knew already."""
         found = dict(self._rows)
         for place, new in self._new.items():  # one that was known was settled when it was kept
-            if "" not in new:
-                found[place] = _without_young(found[place], new, began)
-            elif not _settled(found[place][0], found[place][1], began):
+            young = {name for name, row in new.items() if not _settled(*row, began)}
+            if "" in young:
                 del found[place]
+            elif young:
+                found[place] = _without(young, found[place])
         found = {place: row for place, row in found.items() if row[0] != []}
         return None if found == self._known else found
 
@@ -97,17 +106,16 @@ def _packed(stamps: list[Stamp | None]) -> bytes:
     return marshal.dumps(stamps, 2)  # of this version the same values are the same bytes
 
 
-def _each(rows: Rows) -> zip[tuple[str, Stamp | None, Any]]:
-    return zip(rows[0], marshal.loads(rows[1]) if rows[1] else (), rows[3], strict=True)
+def _unpacked(stamps: bytes) -> list[Stamp | None]:
+    found: list[Stamp | None] = marshal.loads(stamps) if stamps else []
+    return found
 
 
-def _without_young(rows: Rows, new: set[str], began: int) -> Rows:
-    old = [one for one in _each(rows) if one[0] not in new or _settled(one[1], rows[2].get(one[0], ()), began)]
-    if len(old) == len(rows[0]):
-        return rows
-    names = [name for name, _, _ in old]
-    others = {name: rows[2][name] for name in names if name in rows[2]}
-    return names, _packed([stamp for _, stamp, _ in old]), others, [value for _, _, value in old]
+def _without(young: set[str], rows: Rows) -> Rows:
+    names, stamps, others, values = rows
+    left = [row for row in zip(names, _unpacked(stamps), values, strict=True) if row[0] not in young]
+    others = {name: named for name, named in others.items() if name not in young}
+    return [name for name, _, _ in left], _packed([stamp for _, stamp, _ in left]), others, [row[2] for row in left]
 
 
 def _settled(stamp: Stamp | None, named: Named, began: int) -> bool:
