@@ -181,20 +181,20 @@ def disjoint_of_four(deltas: Any, alphas: Any, shares: Any, divisors: Any, out: 
 def add_bf16(base: Any, merged: Any, strength: Any, out: Any) -> None:
     """base + strength * merged, rounded once (nearest, ties to even): bfloat16 bits [n], float64 [n] -> bits [n].
 
-    The float64 sum is first rounded to odd in float32, which keeps the second rounding from being a double one. Where
-    there is nothing to add the base's bits stay.
+    A float64 is rounded to eight binary digits by adding and subtracting 2^45 times its power of two (within those of
+    bfloat16's normal numbers): the sum has no digits below. Where there is nothing to add the base's bits stay.
     """
-    one, half = np.uint32(1), np.uint32(0x7FFF)
+    power, up = np.int64(0x7FF << 52), np.int64(45 << 52)
+    least, most = np.int64(1023 - 126 << 52), np.int64(1023 + 128 << 52)
     for j in range(out.size):
         bits = base[j]
         extra = strength * merged[j]
         exact = np.float64(widened(bits)) + extra
-        near = np.float32(exact)
-        back = np.float64(near)
-        word = bits_of(near)
-        toward = np.uint32(word - one) if abs(back) > abs(exact) else np.uint32(word + one)
-        word = toward if (back != exact) & ((word & one) == np.uint32(0)) & (abs(back) < np.inf) else word
-        rounded = np.uint16(np.uint32(word + half + ((word >> np.uint32(16)) & one)) >> np.uint32(16))
+        word = np.float64(exact).view(np.int64)
+        sign = word & ~np.int64(0x7FFFFFFFFFFFFFFF)
+        large = np.int64((min(max(word & power, least), most) + up) | sign).view(np.float64)
+        near = np.float64((exact + large) - large).view(np.int64) | sign  # a zero has lost it
+        rounded = np.uint16(bits_of(np.float32(np.int64(near).view(np.float64))) >> np.uint32(16))
         out[j] = bits if extra == 0.0 else rounded
 
 

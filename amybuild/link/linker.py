@@ -19,7 +19,7 @@ from amybuild.link.methods import Recipe
 from amybuild.link.scratch import Scratch
 from amybuild.link.strength import layer_of
 from amybuild.link.tally import Counts, Sums, Tally, numbers_of
-from amybuild.link.tensors import Shard, Stored, Weight, all_tensors, extent
+from amybuild.link.tensors import Shard, Stored, all_tensors, extent
 from amybuild.link.vector import TaskVector
 
 _STATED_ONLY = ("scale", "only", "depth", "device")  # in the report where they say something
@@ -53,7 +53,7 @@ class Linker:
             if parts := self._parts(stored.name):
                 stored.check_float()
                 cuts = [wide.get(part.vector) or self._known(part.vector, stored.name) for part in parts]
-                self._joins[stored.name] = self._join(Weight(shard, stored), parts, recipe, cuts)
+                self._joins[stored.name] = self._join(shard.weights[stored.name], parts, recipe, cuts)
 
     @property
     def weights(self) -> list[str]:
@@ -74,13 +74,13 @@ class Linker:
         for start, values in join.merged(span.start, span.stop, self._strength(join), scratch, counts):
             put(join.weight.stored, start, values)
         join.finish(span.start, span.stop)
-        for part, square in zip(join.parts, counts.table.diagonal(), strict=True):
-            if not np.isfinite(square):
-                raise ActionError(
-                    f"its difference of '{join.name}' holds values that are not finite numbers",
-                    where=f"task vector {part.vector}",
-                    remedy="its training went astray: train it again",
-                )
+        finite = np.isfinite(counts.table.diagonal())
+        if not finite.all():
+            raise ActionError(
+                f"its difference of '{join.name}' holds values that are not finite numbers",
+                where=f"task vector {join.parts[int(finite.argmin())].vector}",
+                remedy="its training went astray: train it again",
+            )
         return counts
 
     def delta(self, weight: str) -> Delta:
@@ -94,7 +94,8 @@ class Linker:
         found.tensors += int(span.start == 0)
         found.size += (span.stop - span.start) * extent(span.join.weight.shape)[1]
         found.table += counts.table
-        self._memo.put(ALL, _entry(span), counts.numbers)
+        if not counts.known:
+            self._memo.put(ALL, _entry(span), counts.numbers)
         for part, cut in zip(span.join.parts, span.join.cuts, strict=True):
             if cut is not None and span.start == 0 and self._recipe.values.get("scope") == "tensor":
                 self._memo.put(part.vector, span.join.name, cut)

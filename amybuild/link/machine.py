@@ -55,7 +55,7 @@ class Loop:
                 continue
             if value.dtype != dtype or value.ndim != axes or not value.flags.c_contiguous:
                 raise TypeError(f"{self.body.__name__}: {value.dtype} {value.shape} for {dtype}")
-            words.append(value.__array_interface__["data"][0])
+            words.append(_Array.from_address(_pointer(value.__array_struct__, None)).data)
             words.extend(value.shape)
         if run(*words):
             raise RuntimeError(f"{self.body.__name__} failed")
@@ -79,6 +79,17 @@ def compiled(*kinds: str, fastmath: Collection[str] = ()) -> Callable[[Any], Any
     return lambda body: Loop(body, kinds, fastmath)
 
 
+class _Array(ctypes.Structure):
+    """What numpy tells C of an array (its array interface), as far as it is asked for."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("two", "axes", "kind", "itemsize", "flags")),
+        *((name, ctypes.c_void_p) for name in ("shape", "strides", "data")),
+    )
+
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer  # `__array_interface__` makes a dict: a microsecond per argument
+_pointer.restype, _pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
 _buffer = ctypes.create_string_buffer(64)
 _ASIDE = ctypes.addressof(_buffer)
 _ENTRY = "loop"  # the name of the function in an object file

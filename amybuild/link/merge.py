@@ -106,7 +106,7 @@ class Join:
     def finish(self, start: int, stop: int) -> None:
         """Give back the mapped pages of rows [start, stop)."""
         weights = [self.weight, *(weight for delta in self._deltas for weight in mapped(delta))]
-        for weight in {id(weight.stored): weight for weight in weights}.values():  # the base's is there many times
+        for weight in {id(weight): weight for weight in weights}.values():  # the base's is there many times
             weight.release(start, stop)
 
     def _prepare(self, scratch: Scratch) -> None:
@@ -249,9 +249,10 @@ class Join:
 
     def _bits(self, start: int, stop: int) -> list[NDArray[np.uint16]]:
         """The bits of four fine-tunes (the base's for those that are not there) and of the base."""
-        pairs = [delta.bits(start, stop) for delta in self._deltas if of_bits(delta)]
-        base = pairs[0][1]
-        return [*(tuned for tuned, _ in pairs), *[base] * (4 - len(pairs)), base]
+        deltas = [delta for delta in self._deltas if of_bits(delta)]
+        used = [*(delta.tuned for delta in deltas), deltas[0].base]
+        *tuned, base = (weight.array[start:stop].reshape(-1) for weight in used)
+        return [*tuned, *[base] * (4 - len(tuned)), base]
 
     def _filled(self, start: int, stop: int, scratch: Scratch) -> F32:
         kept = scratch.matrix("kept", len(self.parts), (stop - start) * self._columns)

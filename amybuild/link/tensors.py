@@ -76,6 +76,11 @@ class Shard:
         with self.path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
+    @cached_property
+    def weights(self) -> Mapping[str, Weight]:
+        """Its float tensors by name, each of them one value for whoever asks."""
+        return {stored.name: Weight(self, stored) for stored in self.tensors if stored.is_float}
+
     def raw(self, stored: Stored) -> NDArray[np.uint8]:
         """A tensor's bytes, in place."""
         return np.frombuffer(self.map, np.uint8, stored.stop - stored.start, stored.start)
@@ -170,8 +175,3 @@ def all_tensors(shards: Sequence[Shard]) -> Iterator[tuple[Shard, Stored]]:
     for shard in shards:
         for stored in shard.tensors:
             yield shard, stored
-
-
-def weights_of(shards: Sequence[Shard]) -> dict[str, Weight]:
-    """The float tensors of the shards by name (the others are left out)."""
-    return {stored.name: Weight(shard, stored) for shard, stored in all_tensors(shards) if stored.code in FLOATS}

@@ -173,7 +173,7 @@ def philox(keys: tuple[int, int, int, int], start: int, size: int, device: torch
 def _rounded(base: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
     """base + extra (float64), rounded once to the base's dtype; where there is nothing to add its bits stay.
 
-    To 16 bits by way of a float32 that is rounded to odd, as in `kernels.add_bf16`, so that there is one rounding.
+    To 16 bits by way of a float32 that is rounded to odd, so that there is one rounding.
     """
     exact = base.double() + extra
     if base.dtype in (torch.float32, torch.float64):

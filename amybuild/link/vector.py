@@ -12,7 +12,7 @@ from amybuild.errors import ActionError
 from amybuild.link.delta import Delta, Dense, Difference, added, scaled
 from amybuild.link.lora import CONFIG as ADAPTER
 from amybuild.link.lora import read_adapter
-from amybuild.link.tensors import INDEX, SINGLE, Shard, Stored, Weight, all_tensors, read_shard, read_shards
+from amybuild.link.tensors import INDEX, SINGLE, Shard, Stored, all_tensors, read_shard, read_shards
 
 DENSE = "delta.safetensors"
 
@@ -99,7 +99,7 @@ def read_vector(folder: Path, name: str, base: Sequence[Shard] = ()) -> TaskVect
         shard = read_shard(folder / DENSE, where, "build it again")
         for stored in shard.tensors:
             stored.check_float(where)
-        return TaskVector(name, {stored.name: Dense(Weight(shard, stored)) for stored in shard.tensors})
+        return TaskVector(name, {weight: Dense(stored) for weight, stored in shard.weights.items()})
     return TaskVector(name, _differences(read_shards(folder, where, "save the checkpoint again"), base, where))
 
 
@@ -129,7 +129,7 @@ def _differences(tuned: Sequence[Shard], base: Sequence[Shard], where: str) -> d
             shapes = f"{list(mine[1].shape)} in the base, {list(yours[1].shape)} in the checkpoint"
             raise ActionError(f"'{name}' is {shapes}", where=where, remedy=remedy)
         if mine[1].is_float and yours[1].is_float:
-            deltas[name] = Difference(Weight(*yours), Weight(*mine))
+            deltas[name] = Difference(yours[0].weights[twin], mine[0].weights[name])
         elif not _agree(mine, yours):
             odd = yours[1] if mine[1].is_float else mine[1]
             raise ActionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -27,6 +28,8 @@ class Rewrite:
     def __init__(self, shard: Shard, out: Path) -> None:
         self._shard = shard
         self._file = out.open("wb", buffering=0)
+        with contextlib.suppress(OSError, AttributeError):  # one request for all blocks: a third of the cost of writing
+            os.posix_fallocate(self._file.fileno(), 0, shard.path.stat().st_size)
 
     def put(self, stored: Stored, start: int, values: NDArray[Any]) -> None:
         """Write a tensor's new values, flat in its storage type, from its entry `start` on; from any thread.
