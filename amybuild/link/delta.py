@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.link.tensors import Weight, extent
+from amybuild.value import replace, value
 
 F32 = NDArray[np.float32]
 SPAN = 1 << 22  # entries after which pages are given back, so that a huge tensor is never in memory at once
@@ -27,7 +27,7 @@ class Delta(Protocol):
         """The dense rows [start, stop), float32 [stop - start, columns]. The same values whatever the range asked."""
 
 
-@dataclass(frozen=True)
+@value
 class LowRank:
     """scale * (left @ right): left [out, r], right [r, in], both float32 and C-contiguous."""
 
@@ -52,7 +52,7 @@ class LowRank:
     __rmul__ = __mul__
 
 
-@dataclass(frozen=True)
+@value
 class Dense:
     """A difference held as an array of any float dtype (or bfloat16 bits in a mapped `Weight`), times a scale."""
 
@@ -71,7 +71,7 @@ class Dense:
         return found if self.scale == 1.0 else found * np.float32(self.scale)
 
 
-@dataclass(frozen=True)
+@value
 class Difference:
     """scale * (tuned - base), both on disk; in float32, so exact for two bfloat16 weights of like size."""
 
@@ -101,7 +101,7 @@ class Difference:
         return np.asarray(found, np.float32)
 
 
-@dataclass(frozen=True)
+@value
 class Sum:
     """The sum of differences of one weight, in float32, in the order given."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,13 @@ from amybuild.link.strength import layer_of
 from amybuild.link.tally import Counts, Sums, Tally, numbers_of
 from amybuild.link.tensors import Shard, Stored, all_tensors, extent
 from amybuild.link.vector import TaskVector
+from amybuild.value import value
 
 _STATED_ONLY = ("scale", "only", "depth", "device")  # in the report where they say something
 Put = Callable[[Stored, int, NDArray[Any]], None]  # new values of a tensor from an entry on, in its storage type
 
 
-@dataclass(frozen=True)
+@value
 class Span:
     """Rows [start, stop) of one weight: what one thread does at a time."""
 

@@ -15,7 +15,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -30,7 +29,6 @@ _LIBRARY = ("llvm.", "memset", "memcpy", "memmove")  # what compiled code may ca
 _lock = threading.RLock()
 
 
-@dataclass
 class Loop:
     """A function over arrays and numbers, called as one and run as machine code without the interpreter lock.
 
@@ -39,11 +37,10 @@ class Loop:
     nothing.
     """
 
-    body: FunctionType
-    kinds: tuple[str, ...]
-    fastmath: Collection[str] = ()
-    _run: Callable[..., int] | None = field(default=None, repr=False)
-    _shape: tuple[tuple[Any, int], ...] = ()  # per parameter: dtype, axes (0: a number)
+    def __init__(self, body: FunctionType, kinds: tuple[str, ...], fastmath: Collection[str] = ()) -> None:
+        self.body, self.kinds, self.fastmath = body, kinds, fastmath
+        self._run: Callable[..., int] | None = None
+        self._shape: tuple[tuple[Any, int], ...] = ()  # per parameter: dtype, axes (0: a number)
 
     def __call__(self, *arguments: Any) -> None:
         """Raises `TypeError` when an argument is not of its kind: machine code would not notice."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 from amybuild.errors import InputError, did_you_mean
 from amybuild.link import spectral, sphere
 from amybuild.link.delta import Delta
+from amybuild.value import value
 
 Setting = float | bool | str
 
 
-@dataclass(frozen=True)
+@value
 class MatrixMethod:
     """A row: what merges the differences of one 2-D weight, where it is from, whether it looks at the base's values."""
 
@@ -35,7 +35,7 @@ class MatrixMethod:
     def check(self, params: Mapping[str, object]) -> None:
         """Raise `InputError` for a setting that the method does not have, or of another type."""
         known = self.settings
-        for name, value in params.items():
+        for name, given in params.items():
             if name not in known:
                 listed = ", ".join(known) or "it has no settings"
                 raise InputError(
@@ -44,10 +44,10 @@ class MatrixMethod:
                     remedy=did_you_mean(name, known) or f"known: {listed}",
                 )
             kind = type(known[name])
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not (number if kind is float else isinstance(value, kind)):
+            number = isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
+            if not (number if kind is float else isinstance(given, kind)):
                 wanted = {float: "a number", bool: "true or false", str: "a name"}[kind]
-                raise InputError(f"{name} = {value!r}", where="[link]", remedy=f"give {wanted}")
+                raise InputError(f"{name} = {given!r}", where="[link]", remedy=f"give {wanted}")
 
     def merge(
         self,

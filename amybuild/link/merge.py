@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -21,6 +20,7 @@ from amybuild.link.select import kept_count, kth_largest
 from amybuild.link.tally import Counts
 from amybuild.link.tensors import Weight, extent
 from amybuild.link.write import add_rounded
+from amybuild.value import value
 
 Cut = tuple[float, float]  # the least and the largest magnitude that stay
 ALL: Cut = (0.0, float("inf"))
@@ -30,7 +30,7 @@ _BLOCK = 1 << 16  # entries merged at a time: the working set of four vectors st
 _TILE = 1 << 14  # entries that factors are multiplied to at a time
 
 
-@dataclass(frozen=True)
+@value
 class Part:
     """One vector's share in one weight."""
 
@@ -308,7 +308,7 @@ def _unseen(counts: Counts) -> int:
     return 0 if counts.known else fused.RAW | fused.KEPT
 
 
-@dataclass(frozen=True)
+@value
 class _Merged:
     """strength * the merge of one weight, computed when its rows are asked for."""
 
@@ -324,7 +324,7 @@ class _Merged:
         return (self.strength * merged).astype(np.float32).reshape(stop - start, -1)
 
 
-@dataclass(frozen=True)
+@value
 class _Spread:
     """The variance over the vectors of each entry, seen as a difference so that it can be selected from."""
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
 from amybuild.link.matrix import MATRIX_METHODS, MatrixMethod
 from amybuild.link.strength import Strengths, finite, parse_strengths
+from amybuild.value import field, value
 
 COMMON = ("method", "lambda", "alphas", "scale", "only", "depth", "device")
 DEVICES = ("cpu", "cuda", "auto")
 _ALWAYS = ("density", "elect")  # a Personafile has them whatever the method
 
 
-@dataclass(frozen=True)
+@value
 class Parameter:
     """One parameter of a method: its default, whether a value will do, and what to say when it will not."""
 
@@ -24,7 +24,7 @@ class Parameter:
     wanted: str
 
 
-@dataclass(frozen=True)
+@value
 class Method:
     """A row of the method table.
 
@@ -81,7 +81,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-@dataclass(frozen=True)
+@value
 class Recipe:
     """How to link: the method's row, its parameters, lambda, and how strongly each vector acts where."""
 

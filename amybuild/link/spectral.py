@@ -13,7 +13,6 @@ vector of weight 0 is absent (it takes no share of a rank budget).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from amybuild.errors import InputError
 from amybuild.link.delta import Delta, Dense, LowRank, dense, release
 from amybuild.link.finite import check_finite
+from amybuild.value import value
 
 Array = NDArray[np.float64]
 Triples = tuple[Array, Array, Array]  # U [m, r], s [r], V^T [r, n]
@@ -28,7 +28,7 @@ Triples = tuple[Array, Array, Array]  # U [m, r], s [r], V^T [r, n]
 ROUNDING = 2.0**-22  # times the inputs' Frobenius norms: a bound on what rounding to float32 adds to a singular value
 
 
-@dataclass(frozen=True)
+@value
 class Cores:
     """X_i = left @ parts[i] @ right for every vector; `left` [out, p], `right` [q, in] orthonormal, None: identity."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from amybuild.errors import InputError
 from amybuild.link.delta import Delta, Dense, LowRank, release
 from amybuild.link.finite import check_finite
+from amybuild.value import value
 
 Array = NDArray[np.float64]
 Base = NDArray[np.float32] | None
@@ -30,7 +30,7 @@ _NOISE = 1e-6  # lengths and sines below it are rounding: they come from differe
 _STEPS = 50  # of the Karcher iteration; it converges in a handful
 
 
-@dataclass(frozen=True)
+@value
 class Points:
     """base + weight_i * delta_i, the vectors of weight 0 left out; `base` float32 [out, in] or None for zero."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from amybuild.errors import InputError, did_you_mean
+from amybuild.value import value
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
@@ -19,7 +19,7 @@ def layer_of(weight: str) -> str:
     return match[1] if match else "other"
 
 
-@dataclass(frozen=True)
+@value
 class Scale:
     """`{match = "*.mlp.*", factor = 0.5, vector = "name"}`: a factor where the glob matches, for one vector or all."""
 
@@ -28,7 +28,7 @@ class Scale:
     vector: str | None = None
 
 
-@dataclass(frozen=True)
+@value
 class Depth:
     """LiNeS (arXiv 2410.17146): a factor on what is merged, linear in the block's index from `first` to `last`.
 
@@ -45,7 +45,7 @@ class Depth:
         return self.first + (self.last - self.first) * share
 
 
-@dataclass(frozen=True)
+@value
 class Strengths:
     """alpha per vector; `scale`: the first entry that matches counts; `only`: globs of the weights that may change."""
 

@@ -7,7 +7,6 @@ import math
 import mmap
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amybuild.errors import ActionError
+from amybuild.value import value
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -37,7 +37,7 @@ def extent(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
 
 
-@dataclass(frozen=True)
+@value
 class Stored:
     """A tensor of a safetensors file: name, dtype code (`BF16` …), shape, and its bytes [start, stop) in the file."""
 
@@ -62,7 +62,7 @@ class Stored:
             )
 
 
-@dataclass(frozen=True)
+@value
 class Shard:
     """One safetensors file: its path, the length of what precedes the tensors' bytes, its tensors in file order."""
 
@@ -86,7 +86,7 @@ class Shard:
         return np.frombuffer(self.map, np.uint8, stored.stop - stored.start, stored.start)
 
 
-@dataclass(frozen=True)
+@value
 class Weight:
     """A float tensor in a mapped file."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,12 @@ from amybuild.link.delta import Delta, Dense, Difference, added, scaled
 from amybuild.link.lora import CONFIG as ADAPTER
 from amybuild.link.lora import read_adapter
 from amybuild.link.tensors import INDEX, SINGLE, Shard, Stored, all_tensors, read_shard, read_shards
+from amybuild.value import value
 
 DENSE = "delta.safetensors"
 
 
-@dataclass(frozen=True)
+@value
 class TaskVector:
     """tau = W_tuned - W_base (arXiv 2212.04089) by weight name; weights that are not named do not change.
 
