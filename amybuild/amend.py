@@ -56,7 +56,7 @@ def amend_record(text: bytearray, keys: Iterable[Key], graph: Pair, product: tup
     swap(text, was, now)
     was, now = (canonical({"schema": 1, "time": one})[1:-1] for one in times)
     swap(text, was, now)
-    begin = text.find(b',"info":{') + len(b',"info":')
+    begin = text.find(b',"info":{', text.find(graph[1].encode())) + len(b',"info":')
     end = text.rfind(b'},"persona":', begin) + 1
     if not len(b',"info":') <= begin < end:
         raise Unlike

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -35,6 +36,9 @@ class Reader:
     output: str
 
 
+NODES = tuple(Reader.__annotations__).index("nodes")  # where they stand in a row of one
+
+
 @value(frozen=False)
 class Compiled:
     """All that an edit of memory nodes can change, as it was when everything was up to date."""
@@ -48,6 +52,7 @@ class Compiled:
     notes: tuple[str, ...]
     asked: dict[str, tuple[str, ...]]  # query -> the keys that it selected
     read: dict[str, str]  # node or section -> digest, of those that actions read
+    graph: str  # a digest of these
     readers: list[tuple[Any, ...]]  # `Reader`s
     others: tuple[str, ...]  # nodes that an action reads which reads something else too
     code: dict[str, dict[str, str]]  # of the readers' rules
@@ -86,6 +91,12 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | N
     if project.store.shared is not None or project.recalled is not None:  # neither is asked by a build after an edit
         return None
     readers, others = [], set[str]()
+    known: dict[bytes, Any] = {}
+
+    def one(found: Any) -> Any:
+        """The first of equal values: it is written once, and read once each time that this is."""
+        return known.setdefault(marshal.dumps(found, 2), found)
+
     for id, action in project.graph.actions.items():
         if not action.nodes:
             continue
@@ -93,8 +104,8 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | N
         if not alone or id not in record.actions:
             others |= {node.key for node in action.nodes}
             continue
-        nodes = tuple(node.key for node in action.nodes)
-        about = (id, action.target, action.rule, dict(action.params), dict(action.origins), nodes)
+        nodes = tuple(one(node.key) for node in action.nodes)
+        about = (id, action.target, one(action.rule), one(dict(action.params)), one(dict(action.origins)), nodes)
         readers.append((*about, *record.actions[id]))
     spans, seconds = [], 0.0
     for id, (key, output) in record.actions.items():
@@ -106,16 +117,18 @@ def take(project: Project, summary: Summary, evidence: Evidence) -> Compiled | N
         spans.append(span(told.finished, told.seconds))
         seconds += told.seconds
     rules = {row[2] for row in readers}
+    read = {node.key: node.digest for action in project.graph.actions.values() for node in action.nodes}
     return Compiled(
         program=project.program,
         source=project.persona.graph,
         root=os.fspath(project.persona.root),
         fixed=evidence.both,
-        digests=dict(project.digests),
+        digests={one(key): one(digest) for key, digest in project.digests.items()},
         lost=list(project.memory.lost),
         notes=project.memory.notes,
         asked=dict(asked.queries),
-        read={node.key: node.digest for action in project.graph.actions.values() for node in action.nodes},
+        read={one(key): one(digest) for key, digest in read.items()},
+        graph=record.graph,
         readers=readers,
         others=tuple(sorted(others)),
         code={rule: dict(project.identity.code[rule]) for rule in rules},

@@ -81,8 +81,8 @@ class Edited:
         self.history = History(self.store.root, Path(known.root))
         self._look(self._nodes_of_files())
         self.changed = self._changed()
-        readers = (Reader(*row) for row in known.readers)
-        self.readers = {one.id: one for one in readers if not self.changed.keys().isdisjoint(one.nodes)}
+        rows = (row for row in known.readers if not self.changed.keys().isdisjoint(row[compiled.NODES]))
+        self.readers = {one.id: one for one in (Reader(*row) for row in rows)}
         self.actions = {id: self._action(one) for id, one in self.readers.items()}
         rules = {one.rule for one in self.readers.values()}
         code, libraries = ({rule: table[rule] for rule in rules} for table in (known.code, known.libraries))
@@ -280,7 +280,7 @@ def _conclude(work: Edited, done: Done, records: Mapping[str, Record]) -> None:
     """What is said of it, and what is kept for the next time."""
     summary, known = done.summary, work.known
     summary.warnings = (*work.notes, *(text for _, text in work.lost)) if summary.ran else ()
-    summary.hits = [""] * (known.actions - len(summary.ran))
+    summary.unnamed = known.actions - len(summary.ran) - len(summary.hits)
     summary.saved = known.seconds - sum(records[id].seconds for id in summary.ran)
     if work.edited:
         work.keep_digests()
@@ -302,7 +302,7 @@ def _account(work: Edited, records: Mapping[str, Record]) -> Compiled:
     known, folder = work.known, Path(work.known.folder)
     before = {id: work.cache.record(work.readers[id].key) for id in records}
     graph = {**known.read, **{key: node.digest for key, node in work.changed.items()}}
-    graphs = (digest_value("graph", sorted(known.read.items())), digest_value("graph", sorted(graph.items())))
+    graphs = (known.graph, digest_value("graph", sorted(graph.items())))
     pairs = Counter((work.readers[id].key, record.key) for id, record in records.items())
     keys = [(old, new, count) for (old, new), count in pairs.items()]
     starts, ends, rows = Counter(known.starts), Counter(known.ends), []
@@ -316,7 +316,9 @@ def _account(work: Edited, records: Mapping[str, Record]) -> Compiled:
             ends[end] += count
         rows.append((_row(id, old), _row(id, record)))
     spent = sum(row["seconds"] for _, row in rows) - sum(row["seconds"] for row, _ in rows)
-    now = replace(known, read=graph, starts=dict(+starts), ends=dict(+ends), seconds=known.seconds + spent)
+    now = replace(
+        known, read=graph, graph=graphs[1], starts=dict(+starts), ends=dict(+ends), seconds=known.seconds + spent
+    )
     now.readers = [(*row[:-2], records[row[0]].key, row[-1]) if row[0] in records else row for row in known.readers]
     texts = {name: read_whole(folder / name) for name in (MARK, CARD, PROVENANCE)}
     amend_map(texts[MARK], keys, graphs)

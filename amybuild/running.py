@@ -62,6 +62,7 @@ class Summary:
     persona: str
     ran: list[str] = field(default_factory=list)
     hits: list[str] = field(default_factory=list)
+    unnamed: int = 0  # how many more were reused
     failed: dict[str, AmyError] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
     build: str | None = None
@@ -72,6 +73,10 @@ class Summary:
     info: Mapping[str, Any] | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def reused(self) -> int:
+        return len(self.hits) + self.unnamed
 
 
 def execute(
@@ -110,7 +115,7 @@ def execute(
         jobs=options.jobs,
         progress=lambda id, done, total, more: told(Event("progress", id, {"done": done, "total": total, **more})),
         host=host,
-        source_digest=work.memo.digest_path,
+        source_digest=lambda path: work.memo.digest_path(path),
     )
     scheduler = Scheduler(
         work.store,

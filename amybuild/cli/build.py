@@ -281,12 +281,12 @@ def _warn(warnings: Sequence[str], shown: int = 3) -> None:
 def _last_line(summary: Any, seconds: str, saved: str, recalled: Any) -> str:
     if summary.failed:
         blocked = f", {len(summary.blocked)} not reached" if summary.blocked else ""
-        return f"{len(summary.failed)} failed, {len(summary.ran)} ran, {len(summary.hits)} reused{blocked} ({seconds})"
+        return f"{len(summary.failed)} failed, {len(summary.ran)} ran, {summary.reused} reused{blocked} ({seconds})"
     build = f", build {summary.build[:12]}" if summary.build else ""
     build += f", {recalled.told}" if recalled is not None else ""
     place = f" -> {os.path.relpath(summary.product)}" if summary.product and summary.published else ""
     if not summary.ran:
         word = "put back from the cache" if summary.published else "is up to date"
-        return f"{summary.persona} {word} ({len(summary.hits)} actions{build}, {seconds}){place}"
-    reused = f"{len(summary.hits)} reused" + (f" (saved {saved})" if summary.hits else "")
+        return f"{summary.persona} {word} ({summary.reused} actions{build}, {seconds}){place}"
+    reused = f"{summary.reused} reused" + (f" (saved {saved})" if summary.reused else "")
     return f"{len(summary.ran)} ran, {reused} in {seconds}{build}{place}"

@@ -24,8 +24,8 @@ def run(argv: Sequence[str], found: noop.Answer) -> list[str] | None:
         from amybuild.cli.build import tell
         from amybuild.report.progress import PlainLines
 
-        lines = PlainLines(len(summary.hits) + len(summary.ran))
-        lines.seen = len(summary.hits)
+        lines = PlainLines(summary.reused + len(summary.ran))
+        lines.seen = summary.reused
         for event in done.events:
             if event.action in summary.ran if event.action else done.whole:
                 lines(event)

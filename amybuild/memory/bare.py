@@ -1,7 +1,6 @@
 """`Bare`: a node as a tuple of plain values: a large memory is read so, without an object for each node and link."""
 
-from __future__ import annotations
-
+# no `annotations` from __future__: NamedTuple compiles each annotation that is a text, longer than an edit takes
 import datetime
 import marshal
 from collections.abc import Mapping

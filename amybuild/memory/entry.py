@@ -1,7 +1,6 @@
 """`Entry`: what a graph keeps in memory of a node, all but its text."""
 
-from __future__ import annotations
-
+# no `annotations` from __future__: NamedTuple compiles each annotation that is a text, longer than an edit takes
 import marshal
 from typing import NamedTuple
 

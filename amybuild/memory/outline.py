@@ -1,7 +1,6 @@
 """A walk over Markdown that knows headings from the text inside fences, with line numbers."""
 
-from __future__ import annotations
-
+# no `annotations` from __future__: NamedTuple compiles each annotation that is a text, longer than an edit takes
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,7 +45,7 @@ class Section(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+def _patterns() -> "tuple[re.Pattern[str], re.Pattern[str]]":
     import re  # here, so that a build with nothing to do compiles no pattern
 
     # of lines without spaces at their end: a pattern that looks for those itself tries every space inside as well
