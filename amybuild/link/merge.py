@@ -160,7 +160,8 @@ class Join:
                 yield first + low, out
             return
         tile = max(1, _TILE // self._columns)  # rows
-        at_once = _PIECE if self._of_factors else _BLOCK
+        factors = self._factors(start, stop) if self._of_factors and self.weight.code == "BF16" else None
+        at_once = _BLOCK if factors is None else _PIECE
         step = max(1, at_once // (tile * self._columns)) * tile
         for low in range(start, stop, step):
             rows = low, min(low + step, stop)
@@ -169,10 +170,11 @@ class Join:
             if self.weight.code == "BF16" and self._result is None:
                 base, room = self.weight.array[slice(*rows)].reshape(-1), scratch.room(len(self.parts))
                 how = self._terms, self._how
-                if self._of_factors:
+                if factors is not None:
                     tiles = scratch.matrix("tile", len(self.parts), tile * self._columns)
                     fused.join_products_bf16(
-                        *self._factors(*rows),
+                        factors[0][low - start : rows[1] - start],
+                        *factors[1:],
                         tiles.reshape(-1, self._columns),
                         tiles,
                         base,

@@ -51,7 +51,7 @@ class Bare(NamedTuple):
         return Node(key, kind, content, joined, weight, created, provenance, version, examples, source, line)
 
     def entry(self) -> bytes:
-        """`entry.packed` of the node's entry."""
+        """The node's `Entry` less its key and digest, as bytes: many of them are kept and few are looked at."""
         emotion = max(split_tags(self.content)[1].values(), default=None)
         told = (self.type, self.weight, self.created, self.provenance, self.version, self.links)
         return marshal.dumps((*told, len(self.content), emotion))

@@ -40,11 +40,6 @@ def entry_of(node: Node) -> Entry:
     )
 
 
-def packed(entry: Entry) -> bytes:
-    """An entry less its key and digest, as bytes: many of them are kept and few are looked at."""
-    return marshal.dumps(entry[2:])
-
-
 def unpacked(key: str, digest: bytes, data: bytes) -> Entry:
-    """The entry that was packed."""
+    """The entry that `Bare.entry` packed."""
     return Entry(key, digest.hex(), *marshal.loads(data))

@@ -32,9 +32,9 @@ def read_folder(folder: Path, display: str, project: Path, reading: Reading) -> 
         reading.parsed += 1
         return shelf.kept(*reader.parse(key, name, reader.fetch(name)))
 
-    for paths, names in _Walk(display, reader.homes, reading).files(reader.root, "", ()):
+    for place, paths, names in _Walk(display, reader.homes, reading).files(reader.root, "", ()):
         keys = list(map(key_of, names))
-        shelf.put(keys, reading.all_values(paths, read, keys, names), names)
+        shelf.put(keys, reading.all_values(place, names, paths, read, keys, names), names)
     if not shelf:
         raise InputError("no memory nodes here", where=display, remedy="a node is a Markdown file: some-key.md")
     shelf.sort()
@@ -97,8 +97,9 @@ class _Walk:
         self._display, self._homes, self._reading = display, homes, reading
         self._met: Counter[str] = Counter()
 
-    def files(self, folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[list[str], list[str]]]:
-        """``(paths, names relative to the graph's folder)`` of the node files of each folder, `folder` first."""
+    def files(self, folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[tuple[str, list[str], list[str]]]:
+        """``(place, paths, names relative to the graph's folder)`` of the node files of each folder, `folder` first. A
+        place is the folder with a slash, or a link's own path."""
         here = os.path.realpath(folder)
         shown = f"{self._display}/{prefix}".rstrip("/")
         if here in above:
@@ -109,7 +110,7 @@ class _Walk:
         if self._met[here] > _MOST_WAYS:  # thirty folders with two links each to the next are a billion
             raise InputError(f"more than {_MOST_WAYS} links lead here", where=shown, remedy="remove links")
         files, folders, links = self._reading.values(folder, _listing, folder, shown)
-        yield [f"{folder}/{name}" for name in files], [f"{prefix}{name}" for name in files]
+        yield f"{folder}/", [f"{folder}/{name}" for name in files], [f"{prefix}{name}" for name in files]
         for name in folders:
             yield from self.files(f"{folder}/{name}", f"{prefix}{name}/", (*above, here))
         for name in links:  # what a link leads to can change without its folder
@@ -118,7 +119,7 @@ class _Walk:
             if os.path.isdir(path):
                 yield from self.files(path, f"{prefix}{name}/", (*above, here))
             elif _is_node(name, os.path.isfile(path), shown):
-                yield [path], [f"{prefix}{name}"]
+                yield path, [path], [f"{prefix}{name}"]
 
 
 def _listing(folder: str, shown: str) -> tuple[list[str], list[str], list[str]]:

@@ -13,7 +13,7 @@ from amybuild.memory.bare import Bare, bare_of_json
 from amybuild.memory.entry import Entry, unpacked
 from amybuild.memory.node import Node
 
-Kept = tuple[bytes, bytes]  # the digest and the packed entry of a node: what is known of it without its text
+Kept = bytes  # the digest (32 bytes) and the packed entry of a node: what is known of it without its text
 _HELD = 256 << 20  # bytes of the nodes that were just read: they are not read from their files again
 _MADE = 8_192  # nodes that are kept once they were asked for
 
@@ -37,20 +37,22 @@ class Shelf(Mapping[str, Node]):
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._rows: dict[str, tuple[Kept, Any]] = {}
+        self._kept: dict[str, Kept] = {}
+        self._places: dict[str, Any] = {}
         self._held: dict[str, tuple[bytes, int]] = {}  # canonical forms, and the lines that contents begin at
         self._room = _HELD
         self._made: dict[str, Node] = {}
 
     def put(self, keys: Sequence[str], kept: Sequence[Kept], places: Sequence[Any]) -> None:
         """Note nodes and where they are. A second one under its key is an `InputError`."""
-        rows = dict(zip(keys, zip(kept, places, strict=True), strict=True))
-        if len(rows) < len(keys) or not self._rows.keys().isdisjoint(rows):
+        new = dict(zip(keys, places, strict=True))
+        if len(new) < len(keys) or not self._places.keys().isdisjoint(new):
             self._refuse(keys, places)
-        self._rows |= rows
+        self._places |= new
+        self._kept.update(zip(keys, kept, strict=True))
 
     def _refuse(self, keys: Sequence[str], places: Sequence[Any]) -> None:
-        first = {key: place for key, (_, place) in self._rows.items()}
+        first = dict(self._places)
         for key, place in zip(keys, places, strict=True):
             if key in first:
                 remedy = f"{self._reader.source(first[key])} has that key; rename"
@@ -63,10 +65,10 @@ class Shelf(Mapping[str, Node]):
         self._room -= len(form)
         if self._room > 0:
             self._held[bare.key] = form, line
-        return blake3(form).digest(), bare.entry()
+        return blake3(form).digest() + bare.entry()
 
     def sort(self) -> None:
-        self._rows = {key: self._rows[key] for key in sorted(self._rows)}
+        self._kept = {key: self._kept[key] for key in sorted(self._kept)}
 
     def __getitem__(self, key: str) -> Node:
         node = self._made.get(key)
@@ -85,9 +87,9 @@ class Shelf(Mapping[str, Node]):
         """`Node.canonical` of a node."""
         if key in self._held:
             return self._held[key][0]
-        digest, data = self._rows[key][0][0], self._fetch(key)
+        data = self._fetch(key)
         form = data.rstrip()
-        if form[:1] == b"{" and blake3(form).digest() == digest:  # it lies in this form
+        if form[:1] == b"{" and blake3(form).digest() == self._kept[key][:32]:  # it lies in this form
             return form
         return self._checked(key, data)[0].canonical()
 
@@ -98,33 +100,32 @@ class Shelf(Mapping[str, Node]):
         return self._checked(key, self._fetch(key))
 
     def _fetch(self, key: str) -> bytes:
-        return self._reader.fetch(self._rows[key][1])
+        return self._reader.fetch(self._places[key])
 
     def _checked(self, key: str, data: bytes) -> tuple[Bare, int]:
-        (digest, _), place = self._rows[key]
-        found = self._reader.parse(key, place, data)
-        if blake3(found[0].canonical()).digest() != digest:
+        found = self._reader.parse(key, self._places[key], data)
+        if blake3(found[0].canonical()).digest() != self._kept[key][:32]:
             what, remedy = "the node changed while the graph was in use", "build again when nobody writes there"
-            raise InputError(what, where=self._reader.source(place), remedy=remedy)
+            raise InputError(what, where=self.source(key), remedy=remedy)
         return found
 
     def __contains__(self, key: object) -> bool:
-        return key in self._rows
+        return key in self._kept
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
+        return iter(self._kept)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._kept)
 
     def source(self, key: str) -> str:
         """Where a node is, in words."""
-        return self._reader.source(self._rows[key][1])
+        return self._reader.source(self._places[key])
 
     def digests(self) -> dict[str, str]:
         """The digest of every node."""
-        return {key: digest.hex() for key, ((digest, _), _) in self._rows.items()}
+        return {key: kept[:32].hex() for key, kept in self._kept.items()}
 
     def index(self) -> dict[str, Entry]:
         """The entry of every node."""
-        return {key: unpacked(key, digest, entry) for key, ((digest, entry), _) in self._rows.items()}
+        return {key: unpacked(key, kept[:32], kept[32:]) for key, kept in self._kept.items()}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from amybuild.errors import InputError
 from amybuild.memory.bare import Bare, bare_from, bare_of, bare_of_json
-from amybuild.memory.entry import entry_of, packed, unpacked
+from amybuild.memory.entry import entry_of, unpacked
 from amybuild.memory.front import fields_of
 from amybuild.memory.node import Node, from_fields
 from tests.unit.test_memory_node import nodes
@@ -151,8 +151,3 @@ def test_front_matter_is_what_toml_says(front: str) -> None:
 def test_each_value_is_what_toml_says(value: str) -> None:
     for front in (f"a = {value}", f"a = {value}\nb = 1\n"):
         assert said(fields_of, front) == said(tomli.loads, front)
-
-
-def test_packing_is_the_same_from_both() -> None:
-    node = Node("a", content="x\n\njoy:9", created="2025")
-    assert unpacked("a", b"", bare_from(node).entry()) == unpacked("a", b"", packed(entry_of(node)))

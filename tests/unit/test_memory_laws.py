@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from amybuild.errors import InputError
 from amybuild.memory.emotion import line_tags, split_tags
-from amybuild.memory.entry import entry_of, packed, unpacked
 from amybuild.memory.graph import build_graph, read_graph
 from amybuild.memory.jsonl import write_jsonl
 from amybuild.memory.markdown import split_front_matter
@@ -86,12 +85,6 @@ def test_read_write_read_is_the_identity(tmp_path_factory: pytest.TempPathFactor
             node.canonical() for node in graph.nodes.values()
         ]
     assert (root / "nodes.jsonl").read_bytes() == (other / "nodes.jsonl").read_bytes()
-
-
-@given(nodes)
-def test_an_entry_survives_its_packing(node: Node) -> None:
-    entry = entry_of(node)
-    assert unpacked(node.key, bytes.fromhex(node.digest), packed(entry)) == entry
 
 
 @settings(max_examples=50)
