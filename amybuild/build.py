@@ -161,6 +161,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id not in BESIDE} == keys
     told = told and (project.recalled is None or (record is not None and SNAPSHOT in record.actions))
     told = told and record is not None and steers_as(record.info, persona)
+    made = max(r.finished for r in records.values())  # a result that was collected is made again: it tells another time
+    told = told and record is not None and record.time == made
     there = told and stamp.get("build") == hash and stamp.get("files") and not changed
     whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
     if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):
@@ -168,12 +170,11 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     if record is None or not told:  # the same outputs by other inputs: the same build, another account of it
         earlier = record or history.last()
         info = _info(project, hash, keys, outputs, earlier.info if earlier else {})
-        now = max(r.finished for r in records.values())
         base = outputs[f"base.{persona.base.name}/import"]
-        pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, now)}
+        pairs = {id: (keys[id], outputs[id]) for id in outputs} | {PRODUCT: keep_map(project.cache, info, made)}
         if project.recalled is not None:
             pairs[SNAPSHOT] = (project.recalled.key, project.recalled.output)
-        record = BuildRecord(hash, persona.name, now, pairs, info["graph"]["digest"], base, variant, info)
+        record = BuildRecord(hash, persona.name, made, pairs, info["graph"]["digest"], base, variant, info)
         history.add(record, when)
     elif not history.log() or history.log()[-1][1] != hash:
         history.went_to(hash, when, variant)

@@ -154,3 +154,11 @@ def test_an_action_made_again_with_the_same_result_is_told_as_the_cache_has_it(s
     tick()
     assert space.run("--force", "persona").code == 0
     assert left(space) == anew(space)
+
+
+def test_a_result_that_was_lost_and_made_again_is_told_with_its_time(space: Space) -> None:
+    time.sleep(1.1)  # accounts tell seconds
+    for path in (space.root / "cache/v1/actions").rglob("*.json"):
+        path.unlink()
+    assert space.build().ran
+    assert left(space) == anew(space)
