@@ -40,7 +40,8 @@ class Run:
             self.machine.write_source(name, value)
         self.known: dict[str, tuple[str, str]] = {}  # model key -> (key, output) of a result that must be there
         self.maybe: set[str] = set()  # model keys whose result may be there: killed, interrupted, damaged
-        self.builds: list[frozenset[str]] = []  # of model keys: the builds that history is known to name, oldest first
+        # (action, output) of each build that history is known to name -> its model keys, oldest first
+        self.builds: dict[frozenset[tuple[str, str]], frozenset[str]] = {}
         self.interrupted = False
         self.contents: dict[str, set[str]] = {}  # output -> its objects
 
@@ -161,8 +162,8 @@ class Run:
 
     def collected(self, keep: int) -> None:
         """`keep` builds of each project stay, and the last one in any case."""
-        kept = frozenset().union(*self.builds[-max(keep, 1) :])
-        self.builds = self.builds[-max(keep, 1) :]
+        self.builds = dict(list(self.builds.items())[-max(keep, 1) :])
+        kept = frozenset().union(*self.builds.values())
         self.maybe |= self.known.keys() - kept
         self.known = {key: found for key, found in self.known.items() if key in kept}
 
@@ -251,8 +252,9 @@ class Run:
             self.builds.clear()
         if not _whole(ask, report):
             return
-        build = frozenset(model.values())
-        self.builds = [*(one for one in self.builds if one != build), build]
+        build = frozenset((id, output) for id, (_, output) in report.records.items())
+        self.builds.pop(build, None)  # by other inputs the same results: one build, of which the last account stays
+        self.builds[build] = frozenset(model.values())
 
     def check_blocked(self, report: Report, chosen: list[str]) -> None:
         """With keep-going exactly what depends on a failure is not reached."""
