@@ -41,7 +41,8 @@ def guard(root: Path, *, exclusive: bool = False) -> Iterator[None]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         if exclusive:
-            os.ftruncate(handle, os.fstat(handle).st_size + 1)
+            with disk_errors(root):
+                os.ftruncate(handle, os.fstat(handle).st_size + 1)
         yield
     finally:
         os.close(handle)

@@ -25,7 +25,7 @@ from tests.engine.machine import no_fsync
 from tests.engine.states import State, Truth, leftovers, product_of
 from tests.harness import Space
 
-CALLS = ("fsync", "replace", "rename", "mkdir", "link", "symlink", "write", "chmod")
+CALLS = ("fsync", "replace", "rename", "mkdir", "link", "symlink", "write", "chmod", "ftruncate")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import amybuild
 from amybuild.cache.actions import ActionCache
 from amybuild.cache.gc import collect
 from amybuild.cache.store import Store
-from amybuild.errors import CacheDamage
+from amybuild.errors import ActionError, CacheDamage
 from tests.unit.test_gc import Cache, files, key, make
 from tests.unit.test_store import contents
 
@@ -173,3 +174,20 @@ def test_what_a_running_build_holds_by_the_name_of_an_earlier_one_stays(tmp_path
     with pytest.raises(CacheDamage):  # nobody can say what it is that is held
         collect(cache.cache, keep=1)
     store.close()
+
+
+def test_a_disk_that_fails_before_anything_is_taken_is_a_clean_error(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.make(1)
+    before = cache.files()
+
+    def broken(handle: int, size: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", broken)
+        with pytest.raises(ActionError, match="cannot write"):
+            collect(cache.cache, keep=0)
+    assert cache.files() == before
+    assert cache.here() == {1}
