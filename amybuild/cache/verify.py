@@ -10,7 +10,8 @@ from amybuild.cache.disk import write_atomic
 from amybuild.digest import digest_file
 from amybuild.kept import TICK, Stamp, stat_of
 
-_SMALL, _FEW = 1 << 16, 16  # bytes, objects: to hash so little takes less time than to read what is known
+# bytes of an object, objects, bytes of what is known: to hash so little takes less time than to read so much
+_SMALL, _FEW, _MUCH = 1 << 16, 16, 1 << 18
 _DIGEST = 64  # digits of a digest: a line begins with them
 
 
@@ -46,10 +47,8 @@ class Verified:
 
     def whole(self, digest: str, path: str, now: Stamp) -> bool:
         """Whether the file at `path`, whose stat is `now`, has the content `digest`. Raises OSError."""
-        if self._lines is None and digest not in self._known and now[0] <= _SMALL and self._few:
-            self._few -= 1
-            if digest_file(path) == digest:
-                return True
+        if self._rather_hash(digest, now[0]) and digest_file(path) == digest:
+            return True
         if self.stamp(digest) == now:
             return True
         if digest_file(path) != digest:
@@ -58,6 +57,14 @@ class Verified:
         if time.time_ns() - max(now[1], now[2]) >= TICK and stat_of(path) == now:
             self.trust(digest, now)
         return True
+
+    def _rather_hash(self, digest: str, size: int) -> bool:
+        if self._lines is not None or digest in self._known or size > _SMALL or not self._few:
+            return False
+        self._few -= 1
+        with contextlib.suppress(OSError):
+            return stat_of(self.path)[0] > _MUCH
+        return False
 
     def trust(self, digest: str, now: Stamp) -> None:
         """Remember that the object was whole when its stat was `now`."""

@@ -66,6 +66,26 @@ def test_what_did_not_change_is_hashed_once_by_all_processes_together(tmp_path: 
         again.close()
 
 
+def test_where_much_is_known_a_few_small_objects_are_hashed_and_more_are_looked_up(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "s")
+    paths = {digest: store.object_path(digest) for digest in (store.put_bytes(f"{n}".encode()) for n in range(20))}
+    store.close()
+    settle()
+    known = verify.Verified(store.root / "verified")
+    assert all(known.whole(digest, os.fspath(path), verify.stat_of(path)) for digest, path in paths.items())
+    known.save()
+    monkeypatch.setattr(verify, "_MUCH", 1000)
+    hashed.clear()
+    again = verify.Verified(known.path)
+    assert all(again.whole(digest, os.fspath(path), verify.stat_of(path)) for digest, path in paths.items())
+    assert len(hashed) == verify._FEW
+    digest, path = paths.popitem()
+    flip(path)
+    assert not verify.Verified(known.path).whole(digest, os.fspath(path), verify.stat_of(path))
+
+
 def test_a_query_writes_nothing(tmp_path: Path) -> None:
     first = Store(tmp_path / "s")
     digest = put(first, FILES)
