@@ -160,9 +160,8 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     variant = " ".join(_variant_words(project.options.variant))
     told = record is not None and {id: k for id, (k, _) in record.actions.items() if id not in BESIDE} == keys
     told = told and (project.recalled is None or (record is not None and SNAPSHOT in record.actions))
-    told = told and record is not None and steers_as(record.info, persona)
     made = max(r.finished for r in records.values())  # a result that was collected is made again: it tells another time
-    told = told and record is not None and record.time == made
+    told = told and record is not None and steers_as(record.info, persona) and record.time == made
     there = told and stamp.get("build") == hash and stamp.get("files") and not changed
     whole = there and record is not None and stamp.get("info") == digest_value("info", record.info)
     if not whole and project.cache.hold(keys.values()).keys() != set(keys.values()):

@@ -76,6 +76,7 @@ class Edited:
         self.began = time.time_ns()
         self.options = Options(known.jobs, known.keep_going)
         self.forced: frozenset[str] = frozenset()
+        self.state: kept.Stamp | None = None  # of the project's state, once it tells of this build
         self.store = Store(Path(cache))
         self.cache = ActionCache(self.store)
         self.history = History(self.store.root, Path(known.root))
@@ -227,8 +228,6 @@ class Edited:
             self.state = None
         if self.state is None:  # another build of this project was at it
             self.history.current({id: pair[1] for id, pair in pairs.items()}, folder, stamps[1])
-
-    state: kept.Stamp | None = None
 
     def evidence(self, changed: bool) -> dict[str, kept.Stamp | None]:
         """What the answer rests on from now on: it stays what it was but for what was written here."""

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from blake3 import blake3
 
-from amybuild.digest import canonical, digest_bytes
+from amybuild.digest import canonical
 from amybuild.errors import ActionError
 
 _FICLONE = 0x40049409
@@ -163,29 +163,18 @@ def read_json(path: Path | str) -> Any:
 
 def seal(value: Any) -> bytes:
     """The canonical bytes of a JSON object (with a key) that end with their own digest: a flipped bit shows."""
-    return sealed(canonical(value))
-
-
-def sealed(data: bytes) -> bytes:
-    """`seal`, of canonical bytes."""
-    return data[:-1] + _SEAL + digest_bytes(data).encode() + b'"}'
-
-
-def opened(data: bytes) -> bytes | None:
-    """The bytes that were `sealed` (those without a seal, as older ones are, as they are); None when damaged."""
-    if len(data) <= 75 or data[-75:-66] != _SEAL:
-        return data
-    whole = data[:-75] + b"}"
-    return whole if digest_bytes(whole).encode() == data[-66:-2] and data[-2:] == b'"}' else None
+    text = bytearray(canonical(value))
+    seal_in_place(text)
+    return bytes(text)
 
 
 def digest_of(text: bytes | bytearray) -> str:
-    """`digest_bytes`, of what need not be copied first."""
+    """`digest_bytes`, of a bytearray too: that one is in the key of every training, so it stays as it is."""
     return str(blake3(text).hexdigest())
 
 
 def open_in_place(text: bytearray) -> bool:
-    """`opened`, without a copy; whether it is whole."""
+    """Take the seal off, if there is one; whether the text is whole."""
     if len(text) <= 75 or text[-75:-66] != _SEAL:
         return True
     end = bytes(text[-66:])
@@ -195,7 +184,7 @@ def open_in_place(text: bytearray) -> bool:
 
 
 def seal_in_place(text: bytearray) -> None:
-    """`sealed`, without a copy."""
+    """Add the digest of a JSON object to its end, as one more field."""
     end = _SEAL + digest_of(text).encode() + b'"}'
     text[-1:] = end
 
@@ -203,7 +192,8 @@ def seal_in_place(text: bytearray) -> None:
 def unseal(data: bytes) -> Any:
     """The JSON object of `seal`, or one without a seal; None when it is damaged."""
     try:
-        return json.loads(opened(data) or b"")
+        text = bytearray(data)
+        return json.loads(text if open_in_place(text) else b"")
     except (ValueError, RecursionError):
         return None
 

@@ -65,7 +65,7 @@ class History:
         return [cls(cache, None, name) for name in sorted(names)]
 
     @cached_property
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:  # never empty; to read it sets `_stamp` and `_damaged`
         return self._load()
 
     @property
