@@ -32,6 +32,18 @@ def main(argv: list[str] | None = None) -> int:
     return commands.main(words, found)
 
 
+def _open_streams() -> None:
+    """A standard stream that the caller closed is the null device: else the next file that is opened has its number,
+    and whatever a library prints goes there."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+
 def _leave() -> None:
     """All is said and written; to take the interpreter down in order costs a fifth of what it costs to start."""
     sys.stdout.flush()
@@ -43,6 +55,7 @@ def run() -> None:
     """The console script."""
     import gc
 
+    _open_streams()
     gc.set_threshold(100_000)  # a large project is many objects that stay: not to be looked through every 700 new ones
     words = sys.argv[1:]
     try:

@@ -75,6 +75,7 @@ def main(argv: list[str], found: Answer | None = None, leave: Callable[[], objec
 
 def _answer(argv: list[str], found: Answer | None, leave: Callable[[], object]) -> int:
     try:
+        _stand()
         command, rest = _split(argv)
         if found is not None and command is None:
             return _after_edit(argv, found, leave)
@@ -95,6 +96,14 @@ def _answer(argv: list[str], found: Answer | None, leave: Callable[[], object]) 
         return 1
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 2
+
+
+def _stand() -> None:
+    """Libraries that are asked for later end the process where no folder is."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError("the current folder is gone", remedy="cd into one that exists") from error
 
 
 def _after_edit(argv: list[str], found: Answer, leave: Callable[[], object]) -> int:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from tests.harness import Space
+from tests.harness import ROOT, Space
 
 CASES = [
     ('name = "tess"', 'nam = "tess"', 2, ["Personafile.toml", "[persona]", "'name' is missing"]),
@@ -140,3 +145,15 @@ def test_a_model_that_cannot_be_read(space: Space) -> None:
     result = space.run("--no-color")
     assert result.code == 1
     assert "base.tiny" in result.err
+
+
+def test_a_current_folder_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:
+    for command in ("", "doctor", f"-C {tmp_path} log"):
+        (tmp_path / "gone").mkdir()
+        line = f"rmdir '{tmp_path / 'gone'}'; {sys.executable} -m amybuild {command}"
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path / "gone", env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "the current folder is gone" in done.stderr

@@ -331,6 +331,16 @@ def test_an_output_that_cannot_be_written_is_no_traceback(stamped: Space, closed
         assert done.returncode == 0 or "full" in closed
 
 
+def test_a_stream_that_the_caller_closed_is_no_traceback_after_an_edit_either(stamped: Space) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for turn, closed in enumerate(("", ">&-", "2>&-", "<&- >&- 2>&-")):
+        line = f"{sys.executable} -m amybuild {closed}"
+        done = subprocess.run(line, shell=True, cwd=stamped.root, env=env, capture_output=True, text=True, check=False)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), (closed, done.stderr)
+        stamped.write("memory/pattern-listen.md", stamped.read("memory/pattern-listen.md") + f"\nTurn {turn}.\n")
+        time.sleep(2 * kept.TICK / 1e9)
+
+
 def test_what_is_said_of_a_target_that_was_asked_for_is_not_what_is_said_of_all(stamped: Space) -> None:
     assert stamped.run("task.listen").code == 0
     assert known(stamped, "task.listen") is not None
