@@ -54,6 +54,10 @@ def open_cache(root: Path, shared: Cache | None = None) -> tuple[Store, History]
     if "AMYBUILD_REMOTE" in os.environ:
         url, where = os.environ["AMYBUILD_REMOTE"], "AMYBUILD_REMOTE"
     cache = (Path(place).expanduser() if place else root / "cache").absolute() / CACHE_VERSION
+    for folder in (cache.parent, cache):
+        if folder.exists() and not folder.is_dir():
+            remedy = "move it away, or point AMYBUILD_CACHE at another folder"
+            raise InputError("not a folder", where=str(folder), remedy=remedy)
     readonly = shared is not None and shared.readonly
     return Store(cache, _shared(cache, url, where, readonly) if url else None), History(cache, root.resolve())
 

@@ -17,10 +17,8 @@ from amybuild.digest import canonical
 from amybuild.errors import ActionError
 
 _FICLONE = 0x40049409
-_UNWRITABLE = {
-    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),  # something else lies there
-}
+_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
+_OCCUPIED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
 _SEAL = b',"seal":"'
 
 
@@ -31,15 +29,16 @@ def fresh() -> str:
 
 @contextlib.contextmanager
 def disk_errors(where: Path | str) -> Iterator[None]:
-    """Turns a full or read-only disk into an error with a remedy."""
+    """Turns a full, read-only or occupied place into an error with a remedy."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and build again; nothing cached was lost"
             raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
-        if error.errno in _UNWRITABLE:
-            remedy = "make it writable, or point AMYBUILD_CACHE elsewhere"
+        if error.errno in _UNWRITABLE | _OCCUPIED:
+            free = "move away what lies there" if error.errno in _OCCUPIED else "make it writable"
+            remedy = f"{free}, or point AMYBUILD_CACHE elsewhere"
             raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
         raise
 

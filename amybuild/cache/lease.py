@@ -53,7 +53,8 @@ class Room:
 
     def __init__(self, root: Path) -> None:
         base = root / "tmp"
-        base.mkdir(parents=True, exist_ok=True)
+        with disk_errors(base):
+            base.mkdir(parents=True, exist_ok=True)
         self.root = root
         with guard(root):
             sweep(base)

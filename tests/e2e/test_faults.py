@@ -180,6 +180,21 @@ def test_terminate_leaves_nothing_behind(space: Space) -> None:
     assert not list((space.root / "cache" / "v1" / "tmp").iterdir())
 
 
+def test_a_file_where_a_folder_belongs_is_named_with_what_to_do(built: Space) -> None:
+    for name, commands in (("dist", ([],)), ("cache", ([], ["log"], ["gc"], ["fsck"], ["push"], ["doctor"]))):
+        place = built.root / name
+        place.rename(built.root / "aside")
+        place.write_text("")
+        for command in commands:
+            result = built.run(*command)
+            assert result.code in (1, 2), command
+            assert "[Errno" not in result.err, command
+            assert "move" in result.err + result.out, command
+        place.unlink()
+        (built.root / "aside").rename(place)
+    assert built.run().code == 0
+
+
 LIBRARY = """\
 import os, signal
 from amybuild.cli import commands, run
