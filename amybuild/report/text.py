@@ -72,15 +72,19 @@ def about(seconds: float) -> str:
 def node_diff(old: bytes | None, new: bytes | None, name: str, most: int = DIFF_LINES) -> list[str]:
     """A unified diff of a node's text, `most` lines of it (for the owner's eyes: this prints memory text)."""
 
-    def lines(data: bytes | None) -> list[str]:
-        if data is None:
-            return []
-        value = json.loads(data)
-        fields = sorted(value.items())
-        rest = [f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in fields if k not in ("content", "examples")]
-        return [*rest, *value.get("content", "").splitlines(), *(value.get("examples") or "").splitlines()]
+    before, after = (json.loads(data) if data else {} for data in (old, new))
+    return text_diff(_lines(before, after), _lines(after, before), name, most)
 
-    return text_diff(lines(old), lines(new), name, most)
+
+def _lines(value: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """A node's fields and the lines of its texts. A last line without its break says so where the `other` has one."""
+    texts = ("content", "examples")
+    out = [f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in sorted(value.items()) if k not in texts]
+    for text, beside in ((value.get(name) or "", other.get(name) or "") for name in texts):
+        out += text.removesuffix("\n").split("\n") if text else []
+        if text and beside.endswith("\n") and not text.endswith("\n"):
+            out.append("\\ no line break at the end")
+    return out
 
 
 def text_diff(old: list[str], new: list[str], name: str, most: int = DIFF_LINES) -> list[str]:
@@ -89,4 +93,18 @@ def text_diff(old: list[str], new: list[str], name: str, most: int = DIFF_LINES)
 
     diff = list(difflib.unified_diff(old, new, lineterm="", n=1))[2:]  # the first two name files
     left = len(diff) - most
-    return diff if left <= 0 else [*diff[:most], f"… {left} more lines in {name}"]
+    shown = [_visible(line) for line in (diff if left <= 0 else diff[:most])]
+    return shown if left <= 0 else [*shown, f"… {left} more lines in {name}"]
+
+
+def _visible(line: str) -> str:
+    """A line of a diff for a terminal: what one would obey, and blanks at the end of a changed line, as escapes."""
+    import unicodedata
+
+    end = len(line.rstrip()) if line[0] in "+-" else len(line)
+    return "".join(
+        (ascii(c)[1:-1] if c != " " else "\\x20")
+        if place >= end or (c != "\t" and unicodedata.category(c) in ("Cc", "Zl", "Zp"))
+        else c
+        for place, c in enumerate(line)
+    )

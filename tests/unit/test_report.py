@@ -81,6 +81,25 @@ def test_a_node_diff_shows_rules_and_front_matter_marks() -> None:
     assert [line for line in diff if line[0] in "+-"] == ["--- two", "-++ three"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("one\n", "one", "+\\ no line break at the end"),
+        ("one", "one\n", "-\\ no line break at the end"),
+        ("one\n", "one  \n", "+one\\x20\\x20"),
+        ("one\n", "one\t\n", "+one\\t"),
+        ("a b\n", "a\tb\n", "+a\tb"),
+        ("a\u2028b\n", "a\nb\n", "-a\\u2028b"),
+        ("a\fb\n", "a\nb\n", "-a\\x0cb"),
+        ("red\n", "\x1b[31mred\n", "+\\x1b[31mred"),
+        ("red\n", "\x9b31mred\n", "+\\x9b31mred"),
+        ("\u0645\u06cc \u0631\n", "\u0645\u06cc\u200c\u0631\n", "+\u0645\u06cc\u200c\u0631"),
+    ],
+)
+def test_a_node_diff_shows_every_difference_and_nothing_that_a_terminal_obeys(old: str, new: str, told: str) -> None:
+    assert told in node_diff(node(old), node(new), "k")
+
+
 def test_a_long_node_diff_is_cut() -> None:
     diff = node_diff(None, node("\n".join(f"line {i}" for i in range(100))), "k")
     assert len(diff) == 25
