@@ -182,7 +182,10 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
         return
     if stamp.get("build") == hash and changed:
         summary.restored = changed
-        sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
+        from amybuild.plan.change import some
+
+        told = f"{some(changed, 3)} not as put there; restored"
+        sink(Event("note", fields={"text": f"{folder.name}: {told}"}))
     history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
     summary.published = True
 

@@ -68,7 +68,7 @@ class Summary:
     build: str | None = None
     product: Path | None = None
     published: bool = False
-    restored: list[str] = field(default_factory=list)  # product files that had been changed from outside
+    restored: list[str] = field(default_factory=list)  # product files that were not as they were put there
     saved: float = 0.0  # seconds that the reused actions took when they ran
     info: Mapping[str, Any] | None = None
     keys: Mapping[str, str] = field(default_factory=dict)

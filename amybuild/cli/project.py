@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ def init(argv: Sequence[str]) -> int:
     if args.json:
         print(json.dumps({"folder": os.fspath(folder.resolve()), "files": sorted(files)}))
     elif not args.quiet:
-        go = "" if folder.resolve() == Path.cwd() else f"cd {args.folder} && "
-        print(f"{name}: {len(files)} files in {args.folder}; now {go}amybuild", file=sys.stderr)
+        go = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(os.fspath(folder))} && "
+        print(f"{name}: {len(files)} files in {folder}; now {go}amybuild", file=sys.stderr)
         if ignored:
             print("add /cache/ and /dist/ to your .gitignore", file=sys.stderr)
     return 0

@@ -148,6 +148,9 @@ def failure(error: Exception, action: str) -> Failure:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without torch
         remedy = "a smaller batch, or a machine with more memory (resources in the recipe can ask for it)"
         return Failure(Kind.MEMORY, "out of memory", action, remedy)
+    if type(error).__name__ == "SafetensorError":  # safetensors' own, without it
+        remedy = "complete the model's folder (a download that broke off? git lfs pull), then build again"
+        return Failure(Kind.ERROR, "a file of weights is not whole", action, remedy)
     if isinstance(error, OSError) and error.strerror:
         return Failure(Kind.ERROR, error.strerror, str(error.filename or action), "mend that and build again")
     # its message is not shown: it may quote what the action was reading

@@ -90,7 +90,8 @@ class _Analysis:
         """A file or folder that an action reads, by its path from the project, with what it holds now."""
         path = (self.persona.root / name).resolve()
         if not os.path.exists(path):  # Path.exists raises for a name that is too long
-            raise InputError(f"no such file or folder: {name}", where=where)
+            remedy = "a path starts at the project, and ~ is no home there"
+            raise InputError(f"no such file or folder: {name}", where=where, remedy=remedy)
         return PathSource(path, self.digest_path(path))
 
     def _inside(self, name: str, where: str, kind: str) -> PathSource:

@@ -105,7 +105,9 @@ class Table:
         self.taken.add(key)
         if key not in self.data:
             if required:
-                raise self.fail(f"'{key}' is missing", remedy=f"add {key} = … ({NAMES[kind]})")
+                table = ".".join(part for part in (self.path, key) if part)
+                how = f"a table [{table}]" if kind is dict else f"{key} = … ({NAMES[kind]})"
+                raise self.fail(f"'{key}' is missing", remedy=f"add {how}")
             return default
         value = typed(self.data[key], kind)
         if value is None:

@@ -46,13 +46,15 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     import tomli
 
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark that says UTF-8
         return tomli.loads(text), text
     except FileNotFoundError:
         remedy = "run amybuild where Personafile.toml is, or name it with -f / -C"
         raise InputError("no such file", where=str(path), remedy=remedy) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise InputError("cannot be read: not UTF-8", where=str(path), remedy="save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:  # too long a number, too deep a list
         raise InputError(f"not valid TOML: {error}", where=path.name, remedy="mend the syntax at that place") from None
 

@@ -168,9 +168,15 @@ class RecipeBook:
         if name not in self._names():
             remedy = did_you_mean(name, self._names()) or f"recipes here: {', '.join(self._names()) or 'none'}"
             raise InputError(f"no recipe '{name}' in {self.folder.name}/", where=where, remedy=remedy)
-        data, text = self._load(path)
+        place = f"{self.folder.name}/{path.name}"
+        try:
+            data, text = self._load(path)
+        except InputError as error:
+            raise InputError(error.what, where=place, remedy=error.remedy) from None
         self.texts[f"recipes/{path.name}"] = text
-        table = Table(data, f"{self.folder.name}/{path.name}", "", text)
+        table = Table(data, place, "", text)
+        if "kind" not in data:
+            raise table.fail("'kind' is missing", remedy=" or ".join(f'kind = "{one}"' for one in FIELDS))
         kind = table.one_of("kind", FIELDS, "")
         table.taken.update(FIELDS[kind])
         table.take("description", str)

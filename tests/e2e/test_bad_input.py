@@ -145,6 +145,8 @@ def test_a_model_that_cannot_be_read(space: Space) -> None:
     result = space.run("--no-color")
     assert result.code == 1
     assert "base.tiny" in result.err
+    assert "a file of weights is not whole" in result.err
+    assert "git lfs pull" in result.err
 
 
 def test_a_current_folder_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:

@@ -55,7 +55,10 @@ def test_a_damaged_product_is_restored_without_running(built: Space, damage: str
         import shutil
 
         shutil.rmtree(built.product)
-    assert built.build().ran == set()
+    done = built.build()
+    assert done.ran == set()
+    assert "config.json" in done.out
+    assert "not as put there; restored" in done.out
     assert config.read_bytes() == good
 
 

@@ -30,6 +30,7 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 def test_a_new_project_loads_and_its_dialogues_are_enough(tmp_path: Path) -> None:
     made = run(tmp_path, "init", "My First One")
     assert made.returncode == 0, made.stderr
+    assert "now cd 'My First One' && amybuild" in made.stderr, "as it can be pasted into a shell"
     project = tmp_path / "My First One"
     assert 'name = "my-first-one"' in (project / "Personafile.toml").read_text()
     assert {path.name for path in (project / "recipes").iterdir()} == {"lora-sft.toml", "caa.toml"}

@@ -244,14 +244,24 @@ def test_bad_syntax_is_an_input_error(tmp_path: Path, text: str) -> None:
 def test_what_is_no_text_is_an_input_error(tmp_path: Path) -> None:
     file = write_project(tmp_path)
     file.write_bytes(b"\xff\xfe[persona]")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read: not UTF-8\n  save the file as UTF-8"):
+        load(file)
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"'persona' is missing\n  add a table \[persona\]"):
         load(file)
     file.unlink()
     with pytest.raises(InputError, match="no such file"):
         load(file)
     file.mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory$"):
         load(file)
+
+
+def test_a_file_may_begin_with_the_mark_of_utf_8(tmp_path: Path) -> None:
+    file = write_project(tmp_path)
+    plain = load(file)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert load(file) == plain
 
 
 # analogies

@@ -80,7 +80,8 @@ def test_every_default_satisfies_its_own_rule(kind: str) -> None:
         ('kind = "task"\n[gates]\nmax_own_kl = -1\n', "must be at least 0"),
         ('kind = "task"\ngates = 3\n', "gates"),
         ('kind = "task"\ndescription = 3\n', "description"),
-        ('kind = "task\n', "not valid TOML"),
+        ('kind = "task\n', "/r.toml: not valid TOML"),
+        ("steps = 3\n", '\'kind\' is missing\n  kind = "task" or kind = "steer"'),
         ('kind = "steer"\n', "is for steer targets, not task"),
     ],
 )
