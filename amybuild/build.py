@@ -180,11 +180,11 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     summary.info = record.info
     if whole:
         return
+    history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
+    summary.published = True
     if stamp.get("build") == hash and changed:
         summary.restored = changed
         sink(Event("note", fields={"text": f"{folder.name}: {', '.join(changed[:3])} changed from outside; restored"}))
-    history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
-    summary.published = True
 
 
 def _info(

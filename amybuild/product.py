@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild import __version__
 from amybuild.cache.actions import ActionCache, Record
-from amybuild.cache.disk import remove_tree
+from amybuild.cache.disk import remove_tree, tellable
 from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes, digest_value
@@ -249,7 +249,7 @@ def _put(
 ) -> dict[str, list[int]]:
     """Make the new folder beside, by `fill`, and rename it into place; one that was being replaced when its process
     died is taken back first. `fill` says the names of the files, and of those that are links to the old ones."""
-    with disk_errors(folder):
+    with disk_errors(tellable(folder), "choose another folder with -o"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside, old = folder.parent / f".{folder.name}.new", folder.parent / f".{folder.name}.old"
         with store.lock(f"product-{digest_bytes(os.fsencode(folder))[:16]}"):
@@ -381,10 +381,22 @@ def _runs(cache: ActionCache, info: Mapping[str, Any]) -> Iterator[Mapping[str, 
 
 
 def _keep_others(old: Path, new: Path, known: set[str]) -> None:
-    """Take what somebody else put into the old product folder along into the new one (as links, so that it is in both
-    until the old one goes)."""
+    """Take what somebody else put into the old product folder along into the new one: files as links, so that they are
+    in both until the old one goes, and empty folders too (a git repository without some is none)."""
+    ours = known | {parent.as_posix() for name in known for parent in Path(name).parents}
     for path in sorted(old.rglob("*")):
         name = path.relative_to(old).as_posix()
-        if path.is_file() and name not in known:
+        if name in ours:
+            continue
+        try:
             (new / name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, new / name)
+            if path.is_symlink():
+                os.symlink(os.readlink(path), new / name)
+            elif path.is_dir():
+                (new / name).mkdir()
+            else:
+                os.link(path, new / name)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(
+                f"{name} lies where a file of ours belongs", where=str(old), remedy="move it away"
+            ) from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.disk import tellable
 from amybuild.cache.history import BESIDE, BuildRecord, History
 from amybuild.cache.sources import Sources
 from amybuild.cache.store import Store
@@ -54,12 +55,12 @@ def open_cache(root: Path, shared: Cache | None = None) -> tuple[Store, History]
     if "AMYBUILD_REMOTE" in os.environ:
         url, where = os.environ["AMYBUILD_REMOTE"], "AMYBUILD_REMOTE"
     cache = (Path(place).expanduser() if place else root / "cache").absolute() / CACHE_VERSION
-    for folder in (cache.parent, cache):
+    for folder in (tellable(cache).parent, cache):
         if folder.exists() and not folder.is_dir():
             remedy = "move it away, or point AMYBUILD_CACHE at another folder"
             raise InputError("not a folder", where=str(folder), remedy=remedy)
     readonly = shared is not None and shared.readonly
-    return Store(cache, _shared(cache, url, where, readonly) if url else None), History(cache, root.resolve())
+    return Store(cache, _shared(cache, url, where, readonly) if url else None), History(cache, tellable(root.resolve()))
 
 
 def _shared(cache: Path, url: str, where: str, readonly: bool) -> Shared:

@@ -14,12 +14,21 @@ from typing import IO, Any
 from blake3 import blake3
 
 from amybuild.digest import canonical
-from amybuild.errors import ActionError
+from amybuild.errors import ActionError, InputError
 
 _FICLONE = 0x40049409
 _UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
 _OCCUPIED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
 _SEAL = b',"seal":"'
+
+
+def tellable(path: Path) -> Path:
+    """`path`, if it can stand in a state file and in a record."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError("its name is not UTF-8", where=str(path), remedy="rename it, or use another one") from None
+    return path
 
 
 def fresh() -> str:
@@ -28,17 +37,18 @@ def fresh() -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(where: Path | str) -> Iterator[None]:
-    """Turns a full, read-only or occupied place into an error with a remedy."""
+def disk_errors(where: Path | str, otherwise: str = "point AMYBUILD_CACHE elsewhere") -> Iterator[None]:
+    """Turns a full, read-only or occupied place, or a name that is too long, into an error with a remedy."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and build again; nothing cached was lost"
             raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
-        if error.errno in _UNWRITABLE | _OCCUPIED:
-            free = "move away what lies there" if error.errno in _OCCUPIED else "make it writable"
-            remedy = f"{free}, or point AMYBUILD_CACHE elsewhere"
+        if error.errno in _UNWRITABLE | _OCCUPIED or error.errno == errno.ENAMETOOLONG:
+            free = "move away what lies there, or " if error.errno in _OCCUPIED else ""
+            free = "make it writable, or " if error.errno in _UNWRITABLE else free
+            remedy = free + otherwise
             raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
         raise
 
