@@ -163,7 +163,7 @@ def checkout(argv: Sequence[str]) -> int:
     if args.lock is None:
         from amybuild.versions import checkout
 
-        record, folder = checkout(_root(args), out, args.build, _now())
+        record, folder = checkout(Path(args.file), out, args.build, _now())
     else:
         from amybuild.pins import checkout_lock
 
@@ -183,7 +183,7 @@ def rollback(argv: Sequence[str]) -> int:
     from amybuild.versions import compare, rollback
 
     root = _root(args)
-    record, before, folder = rollback(root, args.steps, _now())
+    record, before, folder = rollback(Path(args.file), args.steps, _now())
     if not args.quiet:
         undone = words(compare(root, record.hash, before)[2])
         print(f"build {record.hash[:12]} -> {os.path.relpath(folder)}, instead of {before[:12]}", file=sys.stderr)

@@ -116,12 +116,14 @@ def parse(path: Path) -> Lock:
 
     remedy = "amybuild pin writes it anew from the last build"
     try:
-        text = path.read_bytes().decode()
+        if path.exists() and not path.is_file():
+            raise PinError("not a regular file", where=path.name, remedy=f"move it away; {remedy}")
+        text = path.read_bytes().decode("utf-8-sig")
         if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
             what = "it has git's conflict marks: both branches changed the same target"
             raise PinError(what, where=path.name, remedy=f"take either side; {remedy}")
         data = tomli.loads(text)
-        schema = data["schema"] if "schema" in data else data["build"]["schema"]  # where it once stood
+        schema = data.get("schema", data.get("build", {}).get("schema", "unknown"))  # the second is where it once stood
         if schema != SCHEMA:
             raise PinError(f"schema {schema}, this amybuild reads {SCHEMA}", where=path.name, remedy=remedy)
         pins, accounts = {}, {}

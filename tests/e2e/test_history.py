@@ -108,6 +108,15 @@ def test_rollback_goes_back_build_by_build(built: Space) -> None:
     assert json.loads((built.product / "persona.json").read_text())["build"] == third
 
 
+def test_rollback_after_a_rollback_and_a_build_goes_to_another_build(built: Space) -> None:
+    first = built.build().summary["build"]
+    second = reworded(built)
+    for _ in range(2):
+        assert built.run("rollback").code == 0
+        assert json.loads((built.product / "persona.json").read_text())["build"] == first
+        assert built.build().summary["build"] == second
+
+
 def test_pin_locked_and_what_breaks_it(built: Space) -> None:
     assert built.run("--locked").code == 3  # no lock yet
     assert built.run("pin").code == 0
