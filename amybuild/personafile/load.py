@@ -52,6 +52,8 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         return tomli.loads(text), text
     except FileNotFoundError:
         remedy = "run amybuild where Personafile.toml is, or name it with -f / -C"
+        if path.is_symlink():
+            raise InputError("a link that leads nowhere", where=str(path), remedy="remove the link") from None
         raise InputError("no such file", where=str(path), remedy=remedy) from None
     except UnicodeDecodeError as error:
         what = f"cannot be read: {error.reason} of UTF-8 at byte {error.start}"

@@ -123,7 +123,7 @@ def parse(path: Path) -> Lock:
             what = "it has git's conflict marks: both branches changed the same target"
             raise PinError(what, where=path.name, remedy=f"take either side; {remedy}")
         data = tomli.loads(text)
-        schema = data.get("schema", data.get("build", {}).get("schema", "unknown"))  # the second is where it once stood
+        schema = data["schema"] if "schema" in data else data["build"]["schema"]  # where it once stood
         if schema != SCHEMA:
             raise PinError(f"schema {schema}, this amybuild reads {SCHEMA}", where=path.name, remedy=remedy)
         pins, accounts = {}, {}
@@ -138,7 +138,8 @@ def parse(path: Path) -> Lock:
         remedy = "amybuild pin writes one from the last build"
         raise PinError("there is no lock", where=path.name, remedy=remedy) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PinError(f"cannot be read: {error}", where=path.name, remedy=remedy) from None
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise PinError(f"cannot be read: {why}", where=path.name, remedy=remedy) from None
 
 
 def _pair(value: Any) -> tuple[str, str]:
