@@ -17,8 +17,13 @@ from amybuild.digest import canonical
 from amybuild.errors import ActionError, InputError
 
 _FICLONE = 0x40049409
-_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
-_OCCUPIED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
+_REMEDIES = {  # … and what else there is to do instead
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO), "make it writable, or {}"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), "move away what lies there, or {}"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more of them (ulimit -n), or fewer jobs (-j)"),
+    errno.EXDEV: "move away what is mounted there, or {}",
+    errno.ENAMETOOLONG: "{}",
+}
 _SEAL = b',"seal":"'
 
 
@@ -45,10 +50,8 @@ def disk_errors(where: Path | str, otherwise: str = "point AMYBUILD_CACHE elsewh
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and build again; nothing cached was lost"
             raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
-        if error.errno in _UNWRITABLE | _OCCUPIED or error.errno == errno.ENAMETOOLONG:
-            free = "move away what lies there, or " if error.errno in _OCCUPIED else ""
-            free = "make it writable, or " if error.errno in _UNWRITABLE else free
-            remedy = free + otherwise
+        remedy = _REMEDIES.get(error.errno or 0, "").format(otherwise)
+        if remedy:
             raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
         raise
 
