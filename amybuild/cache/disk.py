@@ -20,6 +20,7 @@ _FICLONE = 0x40049409
 _REMEDIES = {  # … and what else there is to do instead
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO), "make it writable, or {}"),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), "move away what lies there, or {}"),
+    errno.ELOOP: "remove the link, or {}",
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more of them (ulimit -n), or fewer jobs (-j)"),
     errno.EXDEV: "move away what is mounted there, or {}",
     errno.ENAMETOOLONG: "{}",
