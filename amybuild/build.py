@@ -180,14 +180,14 @@ def _finish(project: Project, records: Mapping[str, Record], summary: Summary, s
     summary.info = record.info
     if whole:
         return
+    history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
+    summary.published = True
     if stamp.get("build") == hash and changed:
         summary.restored = changed
         from amybuild.plan.change import some
 
-        told = f"{some(changed, 3)} not as put there; restored"
-        sink(Event("note", fields={"text": f"{folder.name}: {told}"}))
-    history.set_product(folder, record, publish(project.cache, record.info, folder, stamp.get("files", {})))
-    summary.published = True
+        text = f"{folder.name}: {some(changed, 3)} not as put there; restored"
+        sink(Event("note", fields={"text": text}))
 
 
 def _info(

@@ -126,7 +126,11 @@ def _project(project: Project) -> Iterator[Finding]:
 
 
 def _cache(root: Path) -> Iterator[Finding]:
-    store, _ = open_cache(root)
+    try:
+        store, _ = open_cache(root)
+    except AmyError as error:
+        yield Finding("fail", "cache", f"{error.where}: {error.what}", error.remedy)
+        return
     probe = store.root / ".doctor"
     try:
         write_atomic(probe, b"")

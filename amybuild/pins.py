@@ -17,7 +17,7 @@ from amybuild.personafile.schema import NAME
 from amybuild.plan.change import differences, phrase
 from amybuild.plan.key import Component
 from amybuild.product import PRODUCT, keep_map, kept_map
-from amybuild.versions import CHECKOUT, find, find_root, known_of, open_cache, put_back, shared_of
+from amybuild.versions import CHECKOUT, find, find_root, known_of, last_of, open_cache, put_back, shared_of
 
 
 def read_lock(file: Path) -> Lock:
@@ -65,9 +65,9 @@ def check_locked(
 
 
 def pin(file: Path, wanted: str | None, name: str) -> tuple[BuildRecord, Path]:
-    """Write the lock of a build (the last one for None) beside its Personafile; `name` is for checkout and diff."""
+    """Write the lock of a build (None: the last of its persona) beside its Personafile; `name` is for checkout."""
     store, history = open_cache(find_root(file))
-    record = find(history, wanted)
+    record = find(history, wanted) if wanted else last_of(history, file)
     if name:
         _check_name(name)
     path = file.with_suffix(".lock")
@@ -134,14 +134,18 @@ def checkout_lock(path: Path, out: Path | None, when: str) -> tuple[BuildRecord,
     """Put the build that a lock pins into its folder, from lock and store alone: no Personafile, memory or state."""
     lock = parse(path)
     root = path.resolve().parent
-    store, history = open_cache(root, shared_of(root / "Personafile.toml"))
+    shared_store = shared_of(path.with_suffix(".toml")) or shared_of(root / "Personafile.toml")
+    store, history = open_cache(root, shared_store)
     account = pinned_build(lock)
     if account is None:
-        what = "its pins were never built together (it was merged)"
+        what = "its pins were never built together (it was merged, or edited)"
         raise PinError(what, where=path.name, remedy="amybuild --locked builds them, then amybuild pin")
     key, output = account.pins.get(PRODUCT, ("", ""))
-    made = ActionCache(store).lookup(key)  # which may bring it from elsewhere
-    info = kept_map(store, output)
+    try:
+        made = ActionCache(store).hold([key]).get(key)  # which may bring it from elsewhere
+        info = kept_map(store, output)
+    finally:
+        store.close()
     if info is None:
         remedy = "point AMYBUILD_CACHE at a cache that has it, or run amybuild --locked"
         raise ActionError(f"the link map of build {account.hash[:12]} is not in the cache", remedy=remedy)

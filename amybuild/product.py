@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from amybuild import __version__
 from amybuild.cache.actions import ActionCache, Record
-from amybuild.cache.disk import remove_tree
+from amybuild.cache.disk import remove_tree, tellable
 from amybuild.cache.memo import stamp
 from amybuild.cache.store import Store, disk_errors, sync_folder
 from amybuild.digest import digest_bytes, digest_value
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MARK = "persona.json"
 CARD = "README.md"
 PROVENANCE = "provenance.json"
+_ELSEWHERE = "choose another folder with -o"
 _ACCOUNT = (MARK, CARD, PROVENANCE)  # what tells how the product came about; the other files are results
 # what a build record calls its link map: a result like others, so that it stays and travels
 PRODUCT = "persona/product"
@@ -249,15 +250,14 @@ def _put(
 ) -> dict[str, list[int]]:
     """Make the new folder beside, by `fill`, and rename it into place; one that was being replaced when its process
     died is taken back first. `fill` says the names of the files, and of those that are links to the old ones."""
-    with disk_errors(folder):
+    with disk_errors(tellable(folder), _ELSEWHERE):
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside, old = folder.parent / f".{folder.name}.new", folder.parent / f".{folder.name}.old"
         with store.lock(f"product-{digest_bytes(os.fsencode(folder))[:16]}"):
             if old.exists() and not folder.exists():
                 os.rename(old, folder)
             if folder.exists() and not _is_product(folder, ours):
-                remedy = "choose another folder with -o"
-                raise InputError("exists and is no product of amybuild", where=str(folder), remedy=remedy)
+                raise InputError("exists and is no product of amybuild", where=str(folder), remedy=_ELSEWHERE)
             remove_tree(beside)
             try:
                 names, same = fill(beside)
@@ -381,10 +381,19 @@ def _runs(cache: ActionCache, info: Mapping[str, Any]) -> Iterator[Mapping[str, 
 
 
 def _keep_others(old: Path, new: Path, known: set[str]) -> None:
-    """Take what somebody else put into the old product folder along into the new one (as links, so that it is in both
-    until the old one goes)."""
-    for path in sorted(old.rglob("*")):
-        name = path.relative_to(old).as_posix()
-        if path.is_file() and name not in known:
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, new / name)
+    """Take what somebody else put into the old product folder along into the new one: files as links, so that they are
+    in both until the old one goes, and empty folders too (a git repository without some is none)."""
+    ours = known | {parent.as_posix() for name in known for parent in Path(name).parents}
+    for name in sorted({path.relative_to(old).as_posix() for path in old.rglob("*")} - ours):
+        path, taken = old / name, new / name
+        try:
+            taken.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink():
+                os.symlink(os.readlink(path), taken)
+            elif path.is_dir():
+                taken.mkdir()
+            else:
+                os.link(path, taken)
+        except (FileExistsError, NotADirectoryError):
+            what = f"{name} lies where a file of ours belongs"
+            raise InputError(what, where=str(old), remedy="move it away") from None

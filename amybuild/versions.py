@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from amybuild.cache.actions import ActionCache, Record
+from amybuild.cache.disk import tellable
 from amybuild.cache.history import BESIDE, BuildRecord, History
 from amybuild.cache.sources import Sources
 from amybuild.cache.store import Store
@@ -54,12 +56,12 @@ def open_cache(root: Path, shared: Cache | None = None) -> tuple[Store, History]
     if "AMYBUILD_REMOTE" in os.environ:
         url, where = os.environ["AMYBUILD_REMOTE"], "AMYBUILD_REMOTE"
     cache = (Path(place).expanduser() if place else root / "cache").absolute() / CACHE_VERSION
-    for folder in (cache.parent, cache):
+    for folder in (tellable(cache).parent, cache):
         if folder.exists() and not folder.is_dir():
             remedy = "move it away, or point AMYBUILD_CACHE at another folder"
             raise InputError("not a folder", where=str(folder), remedy=remedy)
     readonly = shared is not None and shared.readonly
-    return Store(cache, _shared(cache, url, where, readonly) if url else None), History(cache, root.resolve())
+    return Store(cache, _shared(cache, url, where, readonly) if url else None), History(cache, tellable(root.resolve()))
 
 
 def _shared(cache: Path, url: str, where: str, readonly: bool) -> Shared:
@@ -112,12 +114,28 @@ def find(history: History, wanted: str | None) -> BuildRecord:
     return history.find(log[-1 - back][1])
 
 
+def last_of(history: History, file: Path) -> BuildRecord:
+    """The last build of the persona that `file` is about (several can live in one folder), or of any."""
+    from amybuild.personafile.load import read_toml
+
+    try:
+        name = read_toml(file)[0]["persona"]["name"]
+    except (InputError, KeyError, TypeError):
+        name = None
+    for _, hash, _ in reversed(history.log()):
+        record = history.read(hash)
+        if record and record.persona == name:
+            return record
+    return find(history, None)
+
+
 # going back
 
 
-def checkout(root: Path, out: Path | None, wanted: str, when: str) -> tuple[BuildRecord, Path]:
+def checkout(file: Path, out: Path | None, wanted: str, when: str) -> tuple[BuildRecord, Path]:
     """Put an earlier build back into its folder from the store, without running anything."""
-    store, history = open_cache(root, shared_of(root / "Personafile.toml"))
+    root = find_root(file)
+    store, history = open_cache(root, shared_of(file))
     record = find(history, wanted)
     return record, put_back(store, history, root, out, record, when, CHECKOUT)
 
@@ -161,14 +179,17 @@ def _put_back(
     return folder
 
 
-def rollback(root: Path, steps: int, when: str) -> tuple[BuildRecord, str, Path]:
+def rollback(file: Path, steps: int, when: str) -> tuple[BuildRecord, str, Path]:
     """Put the build back that was current `steps` builds before the product's; also the hash it was until now."""
-    store, history = open_cache(root, shared_of(root / "Personafile.toml"))
-    last = find(history, None)
+    root = find_root(file)
+    store, history = open_cache(root, shared_of(file))
+    last = last_of(history, file)
     folder = root / "dist" / last.persona
     now = history.product(folder).get("build", last.hash)
     built = [hash for _, hash, how in history.log() if how.partition(" ")[0] not in (ROLLBACK, CHECKOUT)]
+    others = {hash for hash in set(built) if (one := history.read(hash)) and one.persona != last.persona}
     # what was built, as often as it became current; rolling back is no step of its own, so twice is two back
+    built = [hash for hash, _ in groupby(hash for hash in built if hash not in others)]
     at = max((i for i, hash in enumerate(built) if hash == now), default=len(built))
     if at < steps:
         before = f"there {'is one build' if at == 1 else f'are {at} builds'} before {now[:12]}"

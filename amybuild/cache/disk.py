@@ -14,12 +14,27 @@ from typing import IO, Any
 from blake3 import blake3
 
 from amybuild.digest import canonical
-from amybuild.errors import ActionError
+from amybuild.errors import ActionError, InputError
 
 _FICLONE = 0x40049409
-_UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE}
-_OCCUPIED = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY}
+_REMEDIES = {  # … and what else there is to do instead
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO), "make it writable, or {}"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), "move away what lies there, or {}"),
+    errno.ELOOP: "remove the link, or {}",
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more of them (ulimit -n), or fewer jobs (-j)"),
+    errno.EXDEV: "move away what is mounted there, or {}",
+    errno.ENAMETOOLONG: "{}",
+}
 _SEAL = b',"seal":"'
+
+
+def tellable(path: Path) -> Path:
+    """`path`, if it can stand in a state file and in a record."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise InputError("its name is not UTF-8", where=str(path), remedy="rename it, or use another one") from None
+    return path
 
 
 def fresh() -> str:
@@ -28,17 +43,16 @@ def fresh() -> str:
 
 
 @contextlib.contextmanager
-def disk_errors(where: Path | str) -> Iterator[None]:
-    """Turns a full, read-only or occupied place into an error with a remedy."""
+def disk_errors(where: Path | str, otherwise: str = "point AMYBUILD_CACHE elsewhere") -> Iterator[None]:
+    """Turns a full, read-only or occupied place, or a name that is too long, into an error with a remedy."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and build again; nothing cached was lost"
             raise ActionError("the disk is full", where=str(where), remedy=remedy) from None
-        if error.errno in _UNWRITABLE | _OCCUPIED:
-            free = "move away what lies there" if error.errno in _OCCUPIED else "make it writable"
-            remedy = f"{free}, or point AMYBUILD_CACHE elsewhere"
+        remedy = _REMEDIES.get(error.errno or 0, "").format(otherwise)
+        if remedy:
             raise ActionError(f"cannot write: {error.strerror}", where=str(where), remedy=remedy) from None
         raise
 

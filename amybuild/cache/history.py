@@ -45,13 +45,28 @@ def _table(value: Any, kind: type) -> dict[str, Any]:
     return {key: one for key, one in value.items() if isinstance(one, kind)} if isinstance(value, dict) else {}
 
 
+def _state_of(cache: Path, project: str) -> str:
+    """The name of a project's state: by its folder, or by where that was before it was moved with the cache in it."""
+    own = digest_bytes(project.encode())[:16]
+    if os.path.exists(cache / "state" / f"{own}.json") or Path(os.path.realpath(cache.parent)).parent != Path(project):
+        return own
+    gone = []
+    for path in (cache / "state").glob("*.json"):
+        was = History(cache, None, path.stem).project
+        if was == project:  # it was taken over before
+            return path.stem
+        if was and not os.path.exists(was):
+            gone.append(path.stem)
+    return gone[0] if len(gone) == 1 else own
+
+
 class History:
     """The state of one project (by its folder) inside a cache that projects may share."""
 
     def __init__(self, cache: Path, project: Path | None, name: str = "") -> None:
         """`name` instead of `project`: as it was found in the cache (a collection looks at all of them)."""
         self._project = "" if project is None else os.fspath(project)
-        self.id = name or digest_bytes(self._project.encode())[:16]
+        self.id = name or _state_of(cache, self._project)
         self.state_path = cache / "state" / f"{self.id}.json"
         self.builds_path = cache / "builds" / self.id
         self.nodes_path = cache / "memory" / f"{self.id}.json"

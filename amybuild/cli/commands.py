@@ -33,6 +33,9 @@ COMMANDS = {  # command -> where its function is; a module is imported when its 
     "export": "serve:export",
     "memory": "memory:memory",
 }
+# options of a build whose value may look like a command: a task can be named `chat`, a folder `memory`
+_TAKES_VALUE = {"-f", "--file", "-C", "--directory", "-o", "--out", "-j", "--jobs"}
+_TAKES_VALUE |= {"--force", "--without", "--only", "--set", "--memory"}
 _signals: list[int] = []  # that asked this process to end: an import turns a KeyboardInterrupt into an error of its own
 
 
@@ -46,7 +49,6 @@ def _function(entry: str) -> Callable[[Sequence[str]], int]:
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
     """The command, wherever it stands among the common options."""
-    takes_value = {"-f", "--file", "-C", "--directory"}
     position = 0
     while position < len(argv):
         word = argv[position]
@@ -57,7 +59,7 @@ def _split(argv: list[str]) -> tuple[str | None, list[str]]:
             if near and word not in ("persona", "readout", "checkpoint"):
                 raise InputError(f"no command or target '{word}'", remedy=near)
             return None, argv
-        position += 2 if word in takes_value else 1
+        position += 2 if word in _TAKES_VALUE else 1
     return None, argv
 
 

@@ -40,6 +40,14 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def _tell(args: Any, said: str, **facts: Any) -> None:
+    """What was done: in words for people, as JSON for programs."""
+    if args.json:
+        print(json.dumps({"schema": 1, **facts}))
+    elif not args.quiet:
+        print(said, file=sys.stderr)
+
+
 def _root(args: Any) -> Path:
     from amybuild.versions import find_root
 
@@ -126,11 +134,11 @@ def pin(argv: Sequence[str]) -> int:
     elif args.remove is not None:
         still = pins.unpin(file, args.remove)
         said = f"{args.remove} is forgotten" + ("; Personafile.lock still pins that build" if still else "")
-        print("" if args.quiet else said + "\n", end="", file=sys.stderr)
+        _tell(args, said, removed=args.remove, locked=still)
     else:
         record, path = pins.pin(file, args.build, args.name or "")
         said = f"{path.name} pins build {record.hash[:12]}" + (f" as {args.name}" if args.name else "")
-        print("" if args.quiet else said + "\n", end="", file=sys.stderr)
+        _tell(args, said, build=record.hash, lock=os.fspath(path), name=args.name or "")
     return 0
 
 
@@ -163,13 +171,13 @@ def checkout(argv: Sequence[str]) -> int:
     if args.lock is None:
         from amybuild.versions import checkout
 
-        record, folder = checkout(_root(args), out, args.build, _now())
+        record, folder = checkout(Path(args.file), out, args.build, _now())
     else:
         from amybuild.pins import checkout_lock
 
         record, folder = checkout_lock(Path(args.lock or Path(args.file).with_suffix(".lock")), out, _now())
-    if not args.quiet:
-        print(f"build {record.hash[:12]} -> {os.path.relpath(folder)}", file=sys.stderr)
+    said = f"build {record.hash[:12]} -> {os.path.relpath(folder)}"
+    _tell(args, said, build=record.hash, folder=os.fspath(folder))
     return 0
 
 
@@ -183,11 +191,14 @@ def rollback(argv: Sequence[str]) -> int:
     from amybuild.versions import compare, rollback
 
     root = _root(args)
-    record, before, folder = rollback(root, args.steps, _now())
-    if not args.quiet:
+    record, before, folder = rollback(Path(args.file), args.steps, _now())
+    if args.json or not args.quiet:
         undone = words(compare(root, record.hash, before)[2])
-        print(f"build {record.hash[:12]} -> {os.path.relpath(folder)}, instead of {before[:12]}", file=sys.stderr)
-        print(f"undone there: {undone}", file=sys.stderr)
+        said = (
+            f"build {record.hash[:12]} -> {os.path.relpath(folder)}, instead of {before[:12]}\nundone there: {undone}"
+        )
+        _tell(args, said, build=record.hash, folder=os.fspath(folder), instead_of=before, undone=undone)
+    if not args.json and not args.quiet:
         print(_next_build(Path(args.file), record.hash), file=sys.stderr)
     return 0
 

@@ -156,7 +156,7 @@ def read_graph(source: str, root: Path, reading: Reading | None = None) -> Memor
     where = f"graph source '{source}'"
     if not os.path.exists(path):
         beside = os.listdir(path.parent) if os.path.isdir(path.parent) else ()
-        near = did_you_mean(path.name, beside)
+        near = did_you_mean(path.name, [name for name in beside if name != path.name])  # a link that leads nowhere
         raise InputError("no such file or folder", where=where, remedy=near or "check [graph] source")
     if not os.path.isfile(path):  # a pipe would be waited for without end
         raise InputError("not a regular file", where=where, remedy="give a folder of .md nodes or a .jsonl file")

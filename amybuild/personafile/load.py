@@ -46,15 +46,20 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     import tomli
 
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a mark that says UTF-8
+        if path.exists() and not path.is_file():  # to read a pipe waits for somebody who writes
+            raise InputError("not a regular file", where=str(path), remedy="move it away")
+        text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
         return tomli.loads(text), text
     except FileNotFoundError:
         remedy = "run amybuild where Personafile.toml is, or name it with -f / -C"
+        if path.is_symlink():
+            raise InputError("a link that leads nowhere", where=str(path), remedy="remove the link") from None
         raise InputError("no such file", where=str(path), remedy=remedy) from None
+    except UnicodeDecodeError as error:
+        what = f"cannot be read: {error.reason} of UTF-8 at byte {error.start}"
+        raise InputError(what, where=str(path), remedy="save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise InputError("cannot be read: not UTF-8", where=str(path), remedy="save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:  # too long a number, too deep a list
         raise InputError(f"not valid TOML: {error}", where=path.name, remedy="mend the syntax at that place") from None
 

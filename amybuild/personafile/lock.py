@@ -116,7 +116,9 @@ def parse(path: Path) -> Lock:
 
     remedy = "amybuild pin writes it anew from the last build"
     try:
-        text = path.read_bytes().decode()
+        if path.exists() and not path.is_file():
+            raise PinError("not a regular file", where=path.name, remedy=f"move it away; {remedy}")
+        text = path.read_bytes().decode("utf-8-sig")
         if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
             what = "it has git's conflict marks: both branches changed the same target"
             raise PinError(what, where=path.name, remedy=f"take either side; {remedy}")
@@ -136,7 +138,8 @@ def parse(path: Path) -> Lock:
         remedy = "amybuild pin writes one from the last build"
         raise PinError("there is no lock", where=path.name, remedy=remedy) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PinError(f"cannot be read: {error}", where=path.name, remedy=remedy) from None
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise PinError(f"cannot be read: {why}", where=path.name, remedy=remedy) from None
 
 
 def _pair(value: Any) -> tuple[str, str]:

@@ -52,6 +52,7 @@ class PlainLines:
 
     def __init__(self, total: int, stream: TextIO | None = None) -> None:
         self.total, self.seen = total, 0
+        self._over: set[str] = set()
         self.stream = stream or sys.stderr
         self.clocks: dict[str, Clock] = {}
         self.told: dict[str, float] = {}
@@ -60,6 +61,11 @@ class PlainLines:
     def _hear(self, event: Event) -> None:
         if event.kind == "progress" and "note" in event.fields:
             self.notes[event.action] = f"  {event.fields['note']}"
+
+    def _ended(self, action: str) -> None:
+        """Count it once: what turns out to be damaged is looked up, and made, again."""
+        self.seen += action not in self._over
+        self._over.add(action)
 
     def _line(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -84,14 +90,14 @@ class PlainLines:
                 tail = f"  {duration(left)} left" if left is not None else ""
                 self._line(f"{self._count()} {action}  {fields['done']}/{fields['total']}  {_numbers(fields)}{tail}")
         elif event.kind == "done":
-            self.seen += 1
+            self._ended(action)
             note = "  another result than before" if fields.get("differs") else ""
             note += self.notes.pop(action, "")
             self._line(f"{self._count()} {action}  done in {duration(fields['seconds'])}{note}")
         elif event.kind == "hit":
-            self.seen += 1
+            self._ended(action)
         elif event.kind == "failed":
-            self.seen += 1
+            self._ended(action)
             first, *more = _failure(event)
             self._line(f"{self._count()} {action}  FAILED  {first}")
             for line in more:

@@ -163,7 +163,7 @@ def test_two_builds_at_once_run_each_action_once(space: Space) -> None:
 def test_an_unwritable_cache_says_so(built: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = built.root / "file"
     blocked.write_text("")
-    monkeypatch.setenv("AMYBUILD_CACHE", str(blocked))
+    monkeypatch.setenv("AMYBUILD_CACHE", str(blocked / "cache"))
     result = built.run()
     assert result.code == 1
     assert "cannot write" in result.err

@@ -108,6 +108,29 @@ def test_rollback_goes_back_build_by_build(built: Space) -> None:
     assert json.loads((built.product / "persona.json").read_text())["build"] == third
 
 
+def test_rollback_after_a_rollback_and_a_build_goes_to_another_build(built: Space) -> None:
+    first = built.build().summary["build"]
+    second = reworded(built)
+    for _ in range(2):
+        assert built.run("rollback").code == 0
+        assert json.loads((built.product / "persona.json").read_text())["build"] == first
+        assert built.build().summary["build"] == second
+
+
+def test_what_puts_builds_in_place_says_so_as_json(built: Space) -> None:
+    first = built.build().summary["build"]
+    second = reworded(built)
+    for words, facts in (
+        (("pin", "--name", "one"), {"build": second, "lock": "Personafile.lock", "name": "one"}),
+        (("rollback",), {"build": first, "instead_of": second, "undone": "node pattern-listen edited"}),
+        (("checkout", "one"), {"build": second, "folder": str(built.product)}),
+        (("pin", "--remove", "one"), {"removed": "one", "locked": True}),
+    ):
+        result = built.run(*words, "--json")
+        assert (result.code, result.err) == (0, ""), words
+        assert facts.items() <= json.loads(result.out).items()
+
+
 def test_pin_locked_and_what_breaks_it(built: Space) -> None:
     assert built.run("--locked").code == 3  # no lock yet
     assert built.run("pin").code == 0

@@ -40,6 +40,15 @@ def test_plain_lines() -> None:
     ]
 
 
+def test_an_action_that_is_made_again_is_counted_once() -> None:
+    stream = io.StringIO()
+    sink = PlainLines(2, stream)
+    for action in ("a/x", "b/x", "a/x"):
+        sink(Event("hit", action, {"seconds": 1.0}))
+    sink(Event("done", "b/x", {"seconds": 0.5}))
+    assert stream.getvalue() == "[2/2] b/x  done in 0.5 s\n"
+
+
 def test_a_progress_line_comes_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

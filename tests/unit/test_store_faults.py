@@ -145,12 +145,19 @@ def test_a_record_that_fails_anywhere_is_whole_or_not_there(tmp_path: Path) -> N
     store.close()
 
 
-@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EXDEV])
 def test_a_disk_error_has_a_remedy(number: int) -> None:
     with pytest.raises(ActionError) as caught, disk_errors("there"):
         raise OSError(number, "x")
     assert caught.value.where == "there"
     assert caught.value.remedy
+
+
+def test_too_many_open_files_is_no_fault_of_the_place() -> None:
+    with pytest.raises(ActionError) as caught, disk_errors("there", "elsewhere"):
+        raise OSError(errno.EMFILE, "x")
+    assert "ulimit -n" in str(caught.value)
+    assert "elsewhere" not in str(caught.value)
 
 
 def test_other_errors_pass() -> None:
