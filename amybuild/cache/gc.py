@@ -71,9 +71,25 @@ class Collected:
     notes: tuple[str, ...] = ()
 
 
+def _add_locks(folder: Path, roots: Roots) -> None:
+    """What the lock files in a project's folder pin stays."""
+    for path in folder.glob("*.lock"):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            text = path.read_text(encoding="utf-8")
+            if _LOCK in text:
+                roots.pins += 1
+                for key, output in _PINNED.findall(text):
+                    roots.keys.add(key)
+                    roots.trees.add(output)
+
+
 def find_roots(cache: Path, keep: int = KEEP) -> Roots:
     """What history keeps. Raises CacheDamage when that cannot be read: then nothing may be taken."""
     roots = Roots()
+    # where projects were built last, and the one that this cache lies in: a container calls that by another path
+    projects = {Path(history.project) for history in History.every(cache) if history.project}
+    for folder in {*projects, Path(os.path.realpath(cache)).parent.parent}:
+        _add_locks(folder, roots)
     for history in History.every(cache):
         if history.damaged:
             raise _unreadable(history.state_path)
@@ -94,7 +110,7 @@ def _unreadable(path: Path) -> CacheDamage:
 
 
 def _wanted(history: History, keep: int, roots: Roots) -> set[str]:
-    """The builds of a project that stay; its lock files are added to `roots` at once."""
+    """The builds of a project that stay; what is pinned on other machines is counted in `roots`."""
     here = history.builds()
     order = list(dict.fromkeys(hash for _, hash, _ in reversed(history.log())))
     if not order:  # a lost state: the newest by their own account
@@ -105,15 +121,6 @@ def _wanted(history: History, keep: int, roots: Roots) -> set[str]:
         if not Path(lock).parent.is_dir():  # another machine's; what is here speaks for itself
             wanted.add(build)
             roots.pins += 1
-    if history.project:
-        for path in Path(history.project).glob("*.lock"):
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                text = path.read_text(encoding="utf-8")
-                if _LOCK in text:
-                    roots.pins += 1
-                    for key, output in _PINNED.findall(text):
-                        roots.keys.add(key)
-                        roots.trees.add(output)
     # a build that history names and that has no record: its name may be what is damaged, so all stay
     return set(here) if wanted - set(here) else wanted
 

@@ -47,7 +47,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 
     try:
         if path.exists() and not path.is_file():  # to read a pipe waits for somebody who writes
-            raise InputError("not a regular file", where=str(path), remedy="move it away")
+            raise InputError("not a regular file", where=str(path), remedy="name a file, or move it away")
         text = path.read_bytes().decode("utf-8-sig")  # some editors begin a file with a byte order mark
         return tomli.loads(text), text
     except FileNotFoundError:

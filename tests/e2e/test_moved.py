@@ -47,6 +47,23 @@ def test_a_moved_project_keeps_its_history(built: Space, tmp_path: Path) -> None
     assert [path.name for path in found] == [path.name for path in states_before]
 
 
+def test_a_lock_keeps_its_build_though_the_project_was_last_built_under_another_path(built: Space) -> None:
+    """As in a container. The lock came by git, so no `pin` here wrote down where it lies."""
+    built.edit("Personafile.toml", "density = 0.5", "density = 0.3")
+    first = built.build().summary["build"]
+    built.run("pin")
+    built.edit("Personafile.toml", "density = 0.3", "density = 0.4")
+    built.build()
+    for path in built.root.glob("cache/v1/state/*.json"):
+        state = json.loads(path.read_text())
+        path.write_text(json.dumps({**state, "project": "/work/project", "pins": {}}))
+    shutil.rmtree(built.root / "dist")
+    assert built.run("gc", "--keep", "1").code == 0
+    result = built.run("checkout", "--lock")
+    assert result.code == 0, result.err
+    assert json.loads((built.product / "persona.json").read_text())["build"] == first
+
+
 def test_a_copy_begins_a_history_of_its_own(built: Space, tmp_path: Path) -> None:
     first = built.build().summary["build"]
     shutil.copytree(built.root, tmp_path / "copy", symlinks=True)
