@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -169,9 +170,17 @@ def read_json(path: Path | str) -> Any:
     """A JSON file, or None when it is missing or unreadable: unreadable state is a miss, never a crash."""
     try:
         with open(path, "rb") as file:
-            return json.loads(file.read())
+            return json.loads(file.read(), parse_float=_finite, parse_constant=_finite)
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def _finite(text: str) -> float:
+    """A number that JSON can hold: 1e999 is read as an infinity, which could not be written again."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def seal(value: Any) -> bytes:
