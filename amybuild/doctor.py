@@ -48,8 +48,7 @@ def examine(file: Path) -> list[Finding]:
     try:
         project = Project(Options(file=file))
     except AmyError as error:
-        where = f"{error.where}: " if error.where else ""
-        found.append(Finding("fail", "project", where + error.what, error.remedy))
+        found.append(Finding("fail", "project", _said(error), error.remedy))
         root = file.resolve().parent
         return [*found, *_cache(root), *_shared(file), *_disk(root, 0)] if root.is_dir() else found
     found += [*_project(project), *_cache(project.persona.root), *_shared(file), *_estimate(project)]
@@ -125,11 +124,16 @@ def _project(project: Project) -> Iterator[Finding]:
             yield Finding("fail", "resources", f"{action.id} {lacking[0]}", lacking[1])
 
 
+def _said(error: AmyError) -> str:
+    """Where and what, as a terminal can show it."""
+    return str(type(error)(error.what, where=error.where))
+
+
 def _cache(root: Path) -> Iterator[Finding]:
     try:
         store, _ = open_cache(root)
     except AmyError as error:
-        yield Finding("fail", "cache", f"{error.where}: {error.what}", error.remedy)
+        yield Finding("fail", "cache", _said(error), error.remedy)
         return
     probe = store.root / ".doctor"
     try:
@@ -152,7 +156,7 @@ def _shared(file: Path) -> Iterator[Finding]:
     try:
         shared = open_cache(file.resolve().parent, shared_of(file))[0].shared
     except AmyError as error:
-        yield Finding("fail", "shared store", f"{error.where} {error.what}", error.remedy)
+        yield Finding("fail", "shared store", _said(error), error.remedy)
         return
     if shared is None:
         return
